@@ -1,0 +1,1 @@
+"""From samples to one batch of tensors: tokens, labels, padding or packing."""

@@ -1,0 +1,1 @@
+"""One reader a format; each turns files into records with boxes in pixels."""

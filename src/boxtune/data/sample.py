@@ -1,0 +1,31 @@
+"""One image with its boxes, as every reader gives it and everything after the readers takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from boxtune.detections import Detections
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what is on it.
+
+    Attributes:
+        id: unique within its data set.
+        image: upright (EXIF orientation applied), mode RGB.
+        detections: the true boxes, in pixels of `image`.
+        source: where the record stands (file, line or annotation id), for error messages.
+    """
+
+    id: str
+    image: Image.Image
+    detections: Detections
+    source: str
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """`(height, width)` of the upright image in pixels."""
+        return self.image.height, self.image.width

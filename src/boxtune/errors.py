@@ -1,0 +1,33 @@
+"""Errors for users. Every message says what is wrong, where, and how to mend it, and fits on one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BoxtuneError(ValueError):
+    """Base of all errors that a user can mend; the command line turns it into one line and exit code 2."""
+
+
+class ConfigError(BoxtuneError):
+    """A configuration file, an option or a combination of options is wrong."""
+
+
+class DataError(BoxtuneError):
+    """A data set, one of its records or an image is wrong."""
+
+
+class ModelError(BoxtuneError):
+    """A model folder, an adapter or a model family is wrong or unknown."""
+
+
+class SaveError(BoxtuneError):
+    """Something could not be written: no space, no permission."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: `Did you mean 'x'?`, or the known names when none is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."

@@ -1,0 +1,1 @@
+"""The run: trainer, schedule, callbacks, checkpoints."""
