@@ -1,0 +1,42 @@
+"""boxtune teaches vision-language models (Qwen2-VL, Qwen2.5-VL, Qwen3-VL) to detect objects, and measures them.
+
+The names below are the public ones; each is imported when it is first used, so `import boxtune` loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BoxtuneError": "boxtune.errors",
+    "Config": "boxtune.config.schema",
+    "DecodeResult": "boxtune.grounding.codec",
+    "Detections": "boxtune.detections",
+    "Detector": "boxtune.inference.detector",
+    "Family": "boxtune.models.families",
+    "Metrics": "boxtune.evaluation.metrics",
+    "Sample": "boxtune.data.sample",
+    "TrainResult": "boxtune.training.run",
+    "convert_dataset": "boxtune.data.convert",
+    "evaluate": "boxtune.evaluation.evaluate",
+    "family": "boxtune.models.families",
+    "load_config": "boxtune.config.load",
+    "load_dataset": "boxtune.data.dataset",
+    "load_detector": "boxtune.inference.detector",
+    "train": "boxtune.training.run",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'boxtune' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,168 @@
+"""One sample → tokens, pixels and the places of the answer. Batching is done elsewhere, on what this returns.
+
+The image goes through the processor's image part and the text through its tokenizer, exactly as the processor itself
+does it (a test holds the two against each other); apart, because boxes are written in units of the input image, whose
+size is known only after the image part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from boxtune.data.conversation import ConversationStyle, Message
+from boxtune.data.sample import Sample
+from boxtune.errors import ConfigError, DataError
+
+Span = tuple[int, int]
+_IMAGE = "<|image_pad|>"
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """One conversation as tensors.
+
+    Attributes:
+        input_ids: `[L]` tokens, image placeholders already repeated.
+        vision_mask: `[L]` True at image tokens (`mm_token_type_ids` of transformers).
+        answer_spans: token ranges `[start, end)` of each assistant turn, stop token and line end included.
+        pixel_values: `[patches, channels × frames × patch × patch]` of all images of the conversation.
+        image_grid_thw: `[images, 3]` frames, rows and columns of patches.
+        image_hw, input_hw: size of the (last) image in the file and as the model sees it, in pixels.
+        sample_id: for messages.
+    """
+
+    input_ids: torch.Tensor
+    vision_mask: torch.Tensor
+    answer_spans: tuple[Span, ...]
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
+    image_hw: Span
+    input_hw: Span
+    sample_id: str
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class SampleEncoder:
+    """Turns samples (with answer) and images (without) into `EncodedSample`s.
+
+    Attributes:
+        processor: of the model, with its pixel limits set.
+        style: prompt, order and coordinates.
+        max_length: longest conversation allowed in tokens, or None. Nothing is ever cut: an image token would be lost.
+    """
+
+    processor: Any
+    style: ConversationStyle
+    max_length: int | None = None
+
+    def sample(self, sample: Sample) -> EncodedSample:
+        """Question and answer of a sample, for training.
+
+        Raises:
+            DataError: longer than `max_length`; names the sample and its length.
+        """
+        return self._encode(
+            sample.image,
+            lambda input_hw: [
+                *self.style.question(),
+                self.style.answer(sample.detections, sample.image_hw, input_hw),
+            ],
+            sample.id,
+        )
+
+    def question(self, image: Image.Image, labels: tuple[str, ...] | None = None) -> EncodedSample:
+        """The question alone, up to where the model's answer begins."""
+        return self._encode(image, lambda input_hw: self.style.question(labels), "image", generation=True)
+
+    def _encode(
+        self,
+        image: Image.Image,
+        messages_for: Callable[[Span], list[Message]],
+        sample_id: str,
+        *,
+        generation: bool = False,
+    ) -> EncodedSample:
+        try:
+            vision = self.processor.image_processor(images=[image], return_tensors="pt")
+        except ValueError as error:  # an aspect ratio above 200
+            raise DataError(f"{sample_id}: the image of {image.width}×{image.height} px: {error}") from None
+        grid = vision["image_grid_thw"]
+        patch = self.processor.image_processor.patch_size
+        input_hw = (int(grid[-1, 1]) * patch, int(grid[-1, 2]) * patch)
+        text, spans = render(self.processor, messages_for(input_hw), generation=generation)
+        input_ids, answer_spans = self._tokenize(text, spans, grid)
+        if self.max_length is not None and len(input_ids) > self.max_length:
+            raise DataError(
+                f"Sample {sample_id} has {len(input_ids)} tokens, collator.max_length allows {self.max_length}: raise "
+                "it, lower model.max_pixels, or leave the sample out. Nothing is cut, it could be an image token."
+            )
+        image_token = self.processor.tokenizer.convert_tokens_to_ids(_IMAGE)
+        return EncodedSample(
+            input_ids=input_ids,
+            vision_mask=input_ids == image_token,
+            answer_spans=answer_spans,
+            pixel_values=vision["pixel_values"],
+            image_grid_thw=grid,
+            image_hw=(image.height, image.width),
+            input_hw=input_hw,
+            sample_id=sample_id,
+        )
+
+    def _tokenize(self, text: str, spans: list[Span], grid: torch.Tensor) -> tuple[torch.Tensor, tuple[Span, ...]]:
+        """Tokens of the text with each image placeholder repeated; character spans → token spans."""
+        counts = (grid.prod(dim=1) // self.processor.image_processor.merge_size**2).tolist()
+        places = [match.start() for match in re.finditer(re.escape(_IMAGE), text)]
+        if len(places) != len(counts):
+            raise ConfigError(
+                f"The conversation holds {len(places)} image places for {len(counts)} images: "
+                f"the chat template or a prompt writes {_IMAGE} itself."
+            )
+
+        def expanded(position: int) -> int:
+            return position + sum((n - 1) * len(_IMAGE) for at, n in zip(places, counts, strict=True) if at < position)
+
+        repeats = iter(counts)
+        long_text = re.sub(re.escape(_IMAGE), lambda _: _IMAGE * next(repeats), text)
+        encoding = self.processor.tokenizer(long_text, return_offsets_mapping=True, add_special_tokens=False)
+        spans = [(expanded(start), expanded(end)) for start, end in spans]
+        answer_spans = tuple(_token_span(encoding["offset_mapping"], span) for span in spans)
+        return torch.tensor(encoding["input_ids"]), answer_spans
+
+
+def _token_span(offsets: list[Span], span: Span) -> Span:
+    inside = [i for i, (start, end) in enumerate(offsets) if start >= span[0] and end <= span[1] and end > start]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def render(processor: Any, messages: list[Message], *, generation: bool = False) -> tuple[str, list[Span]]:
+    """The conversation as text, and the character range of each assistant turn.
+
+    A turn begins where the text of the messages before it, with the generation prompt, ends. So the ranges come from
+    the chat template itself and hold whatever words a user or a label may contain.
+
+    Raises:
+        ConfigError: the chat template writes earlier messages in another way once an answer follows.
+    """
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    spans = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = processor.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
+        until = processor.apply_chat_template(messages[: index + 1], tokenize=False)
+        if not (text.startswith(until) and until.startswith(before)):
+            raise ConfigError(
+                "The chat template changes earlier messages when an answer is added, so the answer cannot be told from "
+                "the prompt: use a chat template that only appends."
+            )
+        spans.append((len(before), len(until)))
+    return text, spans

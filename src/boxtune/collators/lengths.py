@@ -1,0 +1,71 @@
+"""Token counts known before any image is decoded: from the size in its header and the text of its answer."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from boxtune.collators.encode import SampleEncoder, render
+from boxtune.detections import Detections
+from boxtune.errors import DataError
+
+Span = tuple[int, int]
+_SAMPLED = 2000  # records that are enough to know how long answers get
+
+
+class SizedSamples(Protocol):
+    """A data set that knows sizes and boxes without decoding."""
+
+    records: Any
+
+    def __len__(self) -> int: ...
+    def image_hw(self, index: int) -> Span:
+        """`(height, width)` of the upright image."""
+        ...
+
+    def detections(self, index: int) -> Detections:
+        """Boxes in pixels."""
+        ...
+
+
+def num_image_tokens(encoder: SampleEncoder, image_hw: Span) -> int:
+    """Tokens of an image of this size."""
+    processor = encoder.processor.image_processor
+    return int(processor.get_number_of_image_patches(*image_hw, {})) // processor.merge_size**2
+
+
+def num_tokens(encoder: SampleEncoder, detections: Detections, image_hw: Span) -> int:
+    """Tokens of a whole conversation. The digits of boxes in pixels are counted for the unresized image."""
+    messages = [*encoder.style.question(), encoder.style.answer(detections, image_hw, image_hw)]
+    text, _ = render(encoder.processor, messages)
+    text_tokens = encoder.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return len(text_tokens) - 1 + num_image_tokens(encoder, image_hw)
+
+
+def check_lengths(encoder: SampleEncoder, samples: SizedSamples) -> None:
+    """Find samples above `encoder.max_length` before training; nothing to do where there is no limit.
+
+    Raises:
+        DataError: names the longest of them.
+    """
+    limit = encoder.max_length
+    if limit is None:
+        return
+    lengths = [num_tokens(encoder, samples.detections(i), samples.image_hw(i)) for i in range(len(samples))]
+    too_long = [i for i, length in enumerate(lengths) if length > limit]
+    if too_long:
+        worst = max(too_long, key=lambda i: lengths[i])
+        raise DataError(
+            f"{len(too_long)} of {len(lengths)} samples have more tokens than collator.max_length={limit}; the longest, "
+            f"'{samples.records[worst].id}', has {lengths[worst]}: raise it, lower model.max_pixels, or drop them."
+        )
+
+
+def longest_answer(encoder: SampleEncoder, samples: SizedSamples) -> int:
+    """Tokens of the longest answer among the first records, stop token included."""
+    texts = []
+    for index in range(min(len(samples), _SAMPLED)):
+        image_hw = samples.image_hw(index)
+        message = encoder.style.answer(samples.detections(index), image_hw, image_hw)
+        texts.append(message["content"][0]["text"])
+    ids = encoder.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return max((len(row) for row in ids), default=0) + 1

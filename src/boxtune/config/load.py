@@ -1,0 +1,154 @@
+"""From YAML files and command-line values to one checked `Config`: defaults < `base:` < file < `a.b=c`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from boxtune.config.schema import Config
+from boxtune.errors import ConfigError, nearest
+
+Tree = dict[str, Any]
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """The configuration from a YAML file and `section.key=value` overrides.
+
+    Raises:
+        ConfigError: a file that is not there or no YAML, an unknown key (names the nearest valid one), a wrong value.
+    """
+    return load_with_origins(path, overrides)[0]
+
+
+def load_with_origins(path: str | Path | None, overrides: Iterable[str] = ()) -> tuple[Config, dict[str, str]]:
+    """As `load_config`, and for each dotted key where its value came from (`default`, a file, `command line`)."""
+    tree: Tree = {}
+    origins: dict[str, str] = {}
+    layers = _file_layers(Path(path)) if path is not None else []
+    for layer, origin in [*layers, *((_override(text), "command line") for text in overrides)]:
+        _check_keys(layer, origin)
+        _merge(tree, layer)
+        origins.update(dict.fromkeys((key for key, _ in flatten(layer)), origin))
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins)) from None
+    return config, {key: origins.get(key, "default") for key, _ in flatten(config.model_dump())}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{"a": {"b": 1}}` → `("a.b", 1)`, leaves in order."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def to_yaml(config: Config) -> str:
+    """The whole tree as YAML; loading it gives an equal `Config`."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> Tree:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: no such file, no YAML, or no mapping at the top.
+    """
+    if not path.is_file():
+        raise ConfigError(f"No configuration file at {path}: check the path, or leave --config out.")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{path} must hold `section: {{key: value}}` at the top, not a {type(tree).__name__}.")
+    return tree or {}
+
+
+def _file_layers(path: Path) -> list[tuple[Tree, str]]:
+    tree = read_yaml(path)
+    base = tree.pop("base", None)
+    if base is None:
+        return [(tree, str(path))]
+    base_path = path.parent / str(base)
+    base_tree = read_yaml(base_path)
+    if "base" in base_tree:
+        raise ConfigError(
+            f"{base_path} is the base of {path} and has a base itself: only one level is read, merge them."
+        )
+    return [(base_tree, str(base_path)), (tree, str(path))]
+
+
+def _override(text: str) -> Tree:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"'{text}' is not KEY=VALUE, for example trainer.learning_rate=1e-4.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    tree: Any = parsed
+    for part in reversed(key.strip().split(".")):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def _merge(tree: Tree, layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _check_keys(layer: Mapping[str, Any], origin: str, model: type[BaseModel] = Config, prefix: str = "") -> None:
+    for key, value in layer.items():
+        field = model.model_fields.get(str(key))
+        if field is None:
+            if model.model_config.get("extra") == "allow":
+                continue  # checked against TrainingArguments, see boxtune.config.checks
+            raise ConfigError(f"Unknown key '{prefix}{key}' ({origin}). {_nearest_key(str(key), model, prefix)}")
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"'{prefix}{key}' ({origin}) is a section: write {prefix}{key}.KEY=VALUE.")
+            _check_keys(value, origin, section, f"{prefix}{key}.")
+
+
+def _nearest_key(key: str, model: type[BaseModel], prefix: str) -> str:
+    """The nearest name here; else a key of that name in another section."""
+    if difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.6):
+        return nearest(key, model.model_fields)
+    everywhere = [name for name, _ in flatten(Config().model_dump())]
+    elsewhere = [name for name in everywhere if name.rpartition(".")[2] == key]
+    return f"Did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, model.model_fields)
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    parts: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for problem in error.errors():
+        # a union reports once for each member, with the member's name after the key's own path
+        key = _known_prefix([str(part) for part in problem["loc"]])
+        parts.setdefault(key, []).append(problem["msg"][0].lower() + problem["msg"][1:])
+        values[key] = problem["input"]
+    lines = [
+        f"{key} = {values[key]!r} ({origins.get(key, 'given')}): {' or '.join(dict.fromkeys(messages))}"
+        for key, messages in parts.items()
+    ]
+    return "; ".join(lines) + ". `boxtune inspect config` lists every key with its meaning."
+
+
+def _known_prefix(parts: list[str]) -> str:
+    known = {key for key, _ in flatten(Config().model_dump())}
+    for end in range(len(parts), 0, -1):
+        if ".".join(parts[:end]) in known:
+            return ".".join(parts[:end])
+    return ".".join(parts)

@@ -1,0 +1,135 @@
+"""Every setting of a run, with its default, its meaning and its limits. Unknown keys are refused.
+
+`"auto"` stands for a value that is fitted to the model, the data and the machine when the run starts (see
+`boxtune.training.auto`); the fitted value is the one that is saved with the run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Auto = Literal["auto"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen after it is made, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """Which model, and how it is loaded."""
+
+    name: str = Field("embedded", description="Folder, hub id, adapter folder, `embedded`, or `tiny:FAMILY`.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of frozen weights; trained are fp32.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1` …")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Attention implementation.")
+    min_pixels: int | Auto = Field("auto", description="Smaller images are enlarged to this area (px of the input).")
+    max_pixels: int | Auto = Field("auto", description="Larger images are reduced to this area (px of the input).")
+    trust_remote_code: bool = Field(False, description="Run code that a model folder brings. Off unless you say so.")
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), as PEFT implements them."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1, description="Scale of the update: alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class AdapterConfig(Section):
+    """What is trained, area by area."""
+
+    language: Literal["auto", "frozen", "lora", "full"] = Field("auto", description="Language model and its head.")
+    vision: Literal["auto", "frozen", "full"] = Field("auto", description="Blocks of the vision tower.")
+    merger: Literal["auto", "frozen", "full"] = Field("auto", description="From vision tower to language model.")
+    lora: LoraConfig = LoraConfig()
+
+
+class DataConfig(Section):
+    """Where the samples come from."""
+
+    path: str | None = Field(None, description="Folder or file of any supported format, hub id, or `synthetic:NAME`.")
+    format: Literal["auto", "coco", "yolo", "voc", "jsonl", "hub"] = "auto"
+    train_split: str = "train"
+    val_split: str = "val"
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="Held out of train where the data has no val split.")
+    on_error: Literal["refuse", "skip"] = Field("refuse", description="What to do with a bad record.")
+    max_train_images: int | None = Field(None, ge=1, description="Train on the first so many images only.")
+    augment: Literal["none", "light", "strong"] = Field("none", description="Changes of each image, boxes included.")
+    num_workers: int | Auto = Field("auto", description="Processes that decode images.")
+
+
+class GroundingConfig(Section):
+    """How the model is asked and in which order it answers."""
+
+    prompt: str | None = Field(None, description="Template with `{labels}`; the family's own prompt where not given.")
+    system: str | None = Field(None, description="System message; the chat template's own where not given.")
+    box_order: Literal["raster", "size", "as_given"] = Field("raster", description="Order of the boxes in an answer.")
+
+
+class CollatorConfig(Section):
+    """How samples become a batch, and which tokens are trained."""
+
+    batching: Literal["padded", "packed"] = Field("padded", description="Packed: one row without padding.")
+    labels: Literal["assistant", "all_text"] = Field("assistant", description="Train the answer, or prompt and answer.")
+    max_length: int | None = Field(None, ge=16, description="Longest sample allowed, in tokens; a longer one is named.")
+
+
+class TrainerConfig(BaseModel):
+    """Settings of the run. Any other name that `transformers.TrainingArguments` knows is passed on to it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    minutes: float | None = Field(None, gt=0, description="Budget of time that the schedule ends within.")
+    num_train_epochs: float | Auto = "auto"
+    max_steps: int | None = Field(None, ge=1, description="Number of steps; wins over epochs.")
+    per_device_train_batch_size: int | Auto = "auto"
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    learning_rate: float | Auto = "auto"
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises.")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    max_grad_norm: float = Field(1.0, gt=0)
+    gradient_checkpointing: bool | Auto = "auto"
+    save_steps: int | Auto = "auto"
+    save_total_limit: int = Field(2, ge=1)
+    seed: int = 0
+
+    @property
+    def passed_on(self) -> dict[str, Any]:
+        """Names that are not ours, for `transformers.TrainingArguments`."""
+        return dict(self.model_extra or {})
+
+
+class EvaluationConfig(Section):
+    """The evaluation at the end of a training run."""
+
+    at_end: bool = Field(True, description="Evaluate on the val split when training is over.")
+    batch_size: int | Auto = "auto"
+    max_new_tokens: int | Auto = Field("auto", description="Longest answer; fitted to the training set's longest.")
+    max_images: int | None = Field(None, ge=1, description="Evaluate on the first so many images only.")
+
+
+class LoggingConfig(Section):
+    """Where the curves go."""
+
+    tensorboard: bool = True
+    wandb: bool = Field(False, description="Needs `wandb login` or WANDB_API_KEY; no key is read from our files.")
+    steps: int | Auto = "auto"
+
+
+class Config(Section):
+    """The whole run."""
+
+    output_dir: str = "runs/train"
+    model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    data: DataConfig = DataConfig()
+    grounding: GroundingConfig = GroundingConfig()
+    collator: CollatorConfig = CollatorConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    logging: LoggingConfig = LoggingConfig()

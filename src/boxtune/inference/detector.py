@@ -1,0 +1,148 @@
+"""Images in, boxes with scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from PIL import Image
+
+from boxtune.collators.batch import pad
+from boxtune.collators.encode import EncodedSample, SampleEncoder
+from boxtune.data.conversation import ConversationStyle
+from boxtune.errors import ConfigError
+from boxtune.grounding.codec import DecodeResult
+from boxtune.inference.decoding import Answer, generate
+from boxtune.models.load import LoadedModel, load_model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one image.
+
+    Attributes:
+        result: status, boxes with scores in pixels of the image, reason.
+        text: the model's raw answer.
+        truncated: whether the token limit ended the answer.
+    """
+
+    result: DecodeResult
+    text: str
+    truncated: bool
+
+
+class Detector:
+    """A model with everything it must be asked with: processor, prompt, coordinates, limits.
+
+    Args:
+        loaded: model, processor and contract.
+        labels: names to look for where a call gives none; the contract's by default.
+        batch_size: images a forward pass.
+        max_new_tokens: longest answer; the contract's by default.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        labels: Sequence[str] | None = None,
+        batch_size: int = 8,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        contract = loaded.contract
+        self.loaded = loaded
+        self.labels = tuple(labels) if labels is not None else contract.labels
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens or contract.max_new_tokens
+        self.style = ConversationStyle(
+            loaded.family.codec, self.labels, contract.prompt, contract.system, contract.box_order
+        )
+        self.encoder = SampleEncoder(loaded.processor, self.style)
+
+    def detect(self, images: Sequence[Image.Image], labels: Sequence[str] | None = None) -> list[DecodeResult]:
+        """Boxes with scores for each image, in order.
+
+        Args:
+            images: upright, any mode.
+            labels: names to look for, instead of the detector's own.
+
+        Raises:
+            ConfigError: no labels are known.
+        """
+        return [prediction.result for prediction in self.predict(images, labels)]
+
+    def predict(self, images: Iterable[Image.Image], labels: Sequence[str] | None = None) -> Iterator[Prediction]:
+        """As `detect`, one by one as batches are done, with the raw text."""
+        asked = tuple(labels) if labels is not None else self.labels
+        if not asked:
+            raise ConfigError("No labels to look for: this model was saved with none, name them with --labels a,b.")
+        stream = iter(images)
+        while batch := list(islice(stream, self.batch_size)):
+            yield from self._predict_batch(batch, asked)
+
+    def _predict_batch(self, images: Sequence[Image.Image], labels: tuple[str, ...]) -> list[Prediction]:
+        encoded = [self.encoder.question(image.convert("RGB"), labels) for image in images]
+        tokenizer = self.loaded.processor.tokenizer
+        inputs, _ = pad(encoded, [e.input_ids for e in encoded], tokenizer.pad_token_id, side="left")
+        model = self.loaded.model
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        answers = _in_evaluation_mode(model, lambda: generate(model, inputs, tokenizer, self.max_new_tokens))
+        return [self._decode(answer, sample, labels) for answer, sample in zip(answers, encoded, strict=True)]
+
+    def _decode(self, answer: Answer, sample: EncodedSample, labels: tuple[str, ...]) -> Prediction:
+        result = self.style.codec.decode(answer.text, sample.image_hw, sample.input_hw, labels)
+        scores = [answer.box_score(span) for span in result.spans]
+        found = result.detections.clipped(sample.image_hw).with_scores(scores)
+        return Prediction(replace(result, detections=found), answer.text, answer.truncated)
+
+
+def _in_evaluation_mode(model: Any, act: Callable[[], Any]) -> Any:
+    """Run with dropout off and under bf16 where the device likes it; modes are put back."""
+    was_training = model.training
+    model.eval()
+    try:
+        with autocast_for(model.device):
+            return act()
+    finally:
+        model.train(was_training)
+
+
+def autocast_for(device: torch.device) -> Any:
+    """bf16 arithmetic on GPUs, plain elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def pick_device(wish: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the first GPU, or the CPU.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    if wish in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wish)  # type: ignore[arg-type]
+    except RuntimeError:
+        raise ConfigError(f"Unknown device '{wish}': use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"Device '{wish}' asked for, but torch sees no GPU here: use model.device=cpu.")
+    return device
+
+
+def load_detector(
+    model: str, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None, **options: Any
+) -> Detector:
+    """A detector from a folder, a hub id, an adapter folder, `embedded` or `tiny:FAMILY`.
+
+    Args:
+        model: name of the model.
+        device: None takes a GPU where there is one.
+        dtype: of the weights; bf16 on a GPU and fp32 on the CPU by default.
+        options: of `Detector`.
+    """
+    place = pick_device(device)
+    dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
+    return Detector(load_model(model, dtype=dtype, device=place), **options)

@@ -1,0 +1,94 @@
+"""A detector over picture files: drawn boxes, and one predictions.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from boxtune.data.images import open_upright_rgb
+from boxtune.detections import Detections, xyxy_to_xywh
+from boxtune.errors import DataError, SaveError
+from boxtune.inference.detector import Detector
+from boxtune.inference.draw import draw_detections
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+
+def find_images(path: Path) -> list[Path]:
+    """The picture itself, or all pictures below a folder, sorted.
+
+    Raises:
+        DataError: nothing there.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"No picture or folder at {path}: check --image.")
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not found:
+        raise DataError(f"No picture in {path}: looked for {', '.join(sorted(SUFFIXES))}.")
+    return found
+
+
+def predict_images(
+    detector: Detector,
+    paths: Sequence[Path],
+    output_dir: Path,
+    *,
+    min_score: float = 0.0,
+    console: Console | None = None,
+) -> int:
+    """Write `NAME.jpg` with boxes for each picture, and `predictions.json`; returns the number of boxes.
+
+    predictions.json is a list of COCO results whose `image_id` is the file's path as given and which carry the label
+    in words (`category`), since there is no data set that numbers them: `bbox` is [x, y, width, height] in pixels.
+    """
+    pending: list[Image.Image] = []
+
+    def images() -> Iterator[Image.Image]:
+        for path in paths:
+            pending.append(open_upright_rgb(path))
+            yield pending[-1]
+
+    rows: list[dict[str, object]] = []
+    found = detector.predict(images())
+    quiet = console is None or not console.is_terminal
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for path, prediction in zip(
+            paths, track(found, "predict", total=len(paths), console=console, disable=quiet), strict=True
+        ):
+            boxes = prediction.result.detections
+            assert boxes.scores is not None
+            boxes = boxes.select(boxes.scores >= min_score)
+            draw_detections(pending.pop(0), boxes).save(_drawn_path(path, paths, output_dir), quality=92)
+            rows += _result_rows(path, boxes)
+        (output_dir / "predictions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise SaveError(f"{output_dir} cannot be written: {error.strerror or error}.") from None
+    return len(rows)
+
+
+def _drawn_path(path: Path, paths: Sequence[Path], output_dir: Path) -> Path:
+    """A name for the drawn picture; folders become part of it where two pictures share a name."""
+    twins = sum(other.stem == path.stem for other in paths) > 1
+    name = "_".join(path.with_suffix("").parts[-2:]) + path.suffix.replace(".", "_") if twins else path.stem
+    return output_dir / f"{name}.jpg"
+
+
+def _result_rows(path: Path, boxes: Detections) -> list[dict[str, object]]:
+    scores = boxes.scores if boxes.scores is not None else [1.0] * len(boxes)
+    return [
+        {
+            "image_id": str(path),
+            "category": label,
+            "bbox": [round(float(value), 2) for value in xywh],
+            "score": round(float(score), 4),
+        }
+        for label, xywh, score in zip(boxes.labels, xyxy_to_xywh(boxes.xyxy), scores, strict=True)
+    ]

@@ -1,0 +1,168 @@
+"""A model by its name: a folder, a hub id, an adapter folder, `embedded`, or `tiny:FAMILY`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boxtune.errors import ModelError
+from boxtune.models.contract import (
+    Contract,
+    check_pixel_limits,
+    default_contract,
+    read_contract,
+)
+from boxtune.models.families import Family, family
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, its processor, and what it must be asked with.
+
+    Attributes:
+        model: of transformers, or a PeftModel around it.
+        processor: with the pixel limits of the contract.
+        contract: saved with the model, or the family's defaults.
+        trained_here: whether the contract was saved with the model.
+        base: name of the model that the weights come from (of an adapter: its base).
+    """
+
+    model: Any
+    processor: Any
+    contract: Contract
+    trained_here: bool
+    base: str
+
+    @property
+    def family(self) -> Family:
+        """The row of the families table."""
+        return self.contract.family
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
+    trainable: bool = False,
+) -> LoadedModel:
+    """Load weights, processor and contract.
+
+    Args:
+        name: see the module.
+        dtype, device, attention: as in transformers.
+        trust_remote_code: run code that comes with the model; off unless the user says so.
+        trainable: an adapter stays open for further training.
+
+    Raises:
+        ModelError: no such model, no weights, another family, or a folder that contradicts itself.
+    """
+    options = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": trust_remote_code}
+    if name.startswith("tiny:"):
+        return _tiny(name, dtype, device)
+    folder = embedded_folder() if name == EMBEDDED else Path(name)
+    adapter_base = _base_of_adapter(folder)
+    base = adapter_base or str(folder if folder.is_dir() else name)
+    if not folder.is_dir() and (folder.is_file() or name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise ModelError(f"No model at '{name}': give a folder, a hub id (owner/name), `embedded` or `tiny:FAMILY`.")
+    if adapter_base is not None and adapter_base.startswith("tiny:"):
+        model = _tiny(adapter_base, dtype, device).model
+    else:
+        base_path = str(embedded_folder()) if base == EMBEDDED else base
+        model = _from_pretrained(base_path, options).to(device)
+    if adapter_base is not None:
+        model = _with_adapter(model, folder, trainable)
+    processor_home = str(folder) if folder.is_dir() else name
+    processor = _processor(processor_home, trust_remote_code)
+    contract = read_contract(folder) if folder.is_dir() else None
+    model_type = model.config.model_type
+    if contract is not None:
+        if contract.model_type != model_type:
+            raise ModelError(f"{folder} was trained on a {contract.model_type}, but its weights are a {model_type}.")
+        check_pixel_limits(contract, processor, folder)
+    return LoadedModel(
+        model, processor, contract or default_contract(model_type, processor), contract is not None, _told(base)
+    )
+
+
+def embedded_folder() -> Path:
+    """Where the model that comes with the package lies.
+
+    Raises:
+        ModelError: this copy of the package was built without it.
+    """
+    folder = Path(str(resources.files("boxtune.models").joinpath("embedded")))
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            "This copy of boxtune holds no embedded model: install it again, or name a model with --model."
+        )
+    return folder
+
+
+def _told(base: str) -> str:
+    """`embedded` instead of its folder, which differs from machine to machine."""
+    folder = Path(str(resources.files("boxtune.models").joinpath("embedded")))
+    return EMBEDDED if Path(base) == folder else base
+
+
+def _base_of_adapter(folder: Path) -> str | None:
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{path} is not a PEFT adapter's configuration ({error}).") from None
+
+
+def _tiny(name: str, dtype: torch.dtype, device: str | torch.device) -> LoadedModel:
+    from boxtune.models.tiny import build_tiny
+
+    model, processor = build_tiny(name.removeprefix("tiny:"))
+    contract = default_contract(model.config.model_type, processor)
+    model.name_or_path = name
+    return LoadedModel(model.to(device, dtype), processor, contract, False, name)
+
+
+def _from_pretrained(name: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=options["trust_remote_code"])
+        family(config)  # a clear word before gigabytes are read
+        return AutoModelForImageTextToText.from_pretrained(name, config=config, use_safetensors=True, **options)
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"'{name}' cannot be loaded as a model: {_first_line(error)}") from error
+
+
+def _processor(name: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"'{name}' has no processor that can be loaded: {_first_line(error)}") from error
+
+
+def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"The adapter in {folder} does not fit its base model: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,81 @@
+"""When checkpoints are written, and what goes beside the weights: contract, configuration, versions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
+from boxtune.models.contract import Contract
+from boxtune.training.clock import RunClock
+
+CONFIG_FILE = "config.yaml"
+RUN_FILE = "run.json"
+_SHARE_BETWEEN = 0.1  # of the run
+_SECONDS_BETWEEN = 30.0  # at least
+
+
+class CheckpointCallback(TrainerCallback):
+    """Saves ten times in a run (where `trainer.save_steps` says nothing else), and completes each checkpoint.
+
+    The contract is written last: a checkpoint without it is not whole, and a resumed run passes it over.
+
+    Args:
+        clock: of the run.
+        contract: what the model must be asked with.
+        config_yaml: the resolved configuration.
+        record: versions, data fingerprint and the like.
+        timed: whether this callback decides when to save.
+    """
+
+    def __init__(
+        self, clock: RunClock, contract: Contract, config_yaml: str, record: dict[str, Any], *, timed: bool
+    ) -> None:
+        self.clock, self.contract, self.config_yaml, self.record, self.timed = (
+            clock,
+            contract,
+            config_yaml,
+            record,
+            timed,
+        )
+        self.saved_progress = self.saved_seconds = 0.0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for a checkpoint when it is time, and at the end."""
+        if not self.timed:
+            return
+        progress = self.clock.progress(state.global_step, state.max_steps)
+        due = progress - self.saved_progress >= _SHARE_BETWEEN
+        if (due and self.clock.seconds - self.saved_seconds >= _SECONDS_BETWEEN) or control.should_training_stop:
+            control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Complete the checkpoint that was just written."""
+        self.saved_progress = self.clock.progress(state.global_step, state.max_steps)
+        self.saved_seconds = self.clock.seconds
+        if state.is_world_process_zero and args.output_dir is not None:
+            self.complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def complete(self, folder: Path) -> None:
+        """Write configuration, record and contract into a folder of weights."""
+        write_run_files(folder, self.config_yaml, self.record)
+        self.contract.save(folder)
+
+
+def write_run_files(folder: Path, config_yaml: str, record: dict[str, Any]) -> None:
+    """What can start the run again: `config.yaml` and `run.json`."""
+    (folder / CONFIG_FILE).write_text(config_yaml, encoding="utf-8")
+    (folder / RUN_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None."""
+    whole = [
+        folder
+        for folder in output_dir.glob("checkpoint-*")
+        if (folder / CONTRACT_FILE).is_file() and folder.name.removeprefix("checkpoint-").isdigit()
+    ]
+    return max(whole, key=lambda folder: int(folder.name.removeprefix("checkpoint-")), default=None)

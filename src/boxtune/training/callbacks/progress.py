@@ -1,0 +1,76 @@
+"""A progress bar with loss, learning rate, images a second and time left; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from boxtune.training.clock import RunClock
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class ProgressCallback(TrainerCallback):
+    """Shows how the run goes.
+
+    Args:
+        clock: of the run.
+        console: where to write.
+        images_per_step: over all processes and accumulated batches.
+    """
+
+    def __init__(self, clock: RunClock, console: Console, images_per_step: int) -> None:
+        self.clock, self.console, self.images_per_step = clock, console, images_per_step
+        self.loss = self.rate = float("nan")
+        self.bar: Progress | None = None
+        self.first_step = 0
+        self.last_line = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar."""
+        self.first_step, self.started = state.global_step, time.monotonic()
+        if self.console.is_terminal and state.is_world_process_zero:
+            self.bar = Progress(
+                TextColumn("[bold]train"), BarColumn(), TextColumn("{task.fields[words]}"), console=self.console
+            )
+            self.task = self.bar.add_task("train", total=1.0, words="")
+            self.bar.start()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Keep the newest loss and rate."""
+        self.loss = (logs or {}).get("loss", self.loss)
+        self.rate = (logs or {}).get("learning_rate", self.rate)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move the bar, or write a line now and then."""
+        if not state.is_world_process_zero:
+            return
+        progress = self.clock.progress(state.global_step, state.max_steps)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=progress, words=self._words(state))
+        elif time.monotonic() - self.last_line > _SECONDS_BETWEEN_LINES or control.should_training_stop:
+            self.last_line = time.monotonic()
+            self.console.print(f"train {progress:4.0%} {self._words(state)}", highlight=False)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _words(self, state: TrainerState) -> str:
+        steps = state.global_step - self.first_step
+        speed = steps * self.images_per_step / max(1e-9, time.monotonic() - self.started)
+        left = self.clock.seconds_left(state.global_step, state.max_steps)
+        time_left = "?" if left is None else f"{int(left) // 60}:{int(left) % 60:02d}"
+        return f"step {state.global_step} loss {self.loss:.4f} lr {self.rate:.1e} {speed:.1f} img/s left {time_left}"

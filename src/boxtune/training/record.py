@@ -1,0 +1,51 @@
+"""What a run was made of: versions, data fingerprint, machine. Saved with every checkpoint as `run.json`."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from boxtune.data.dataset import DetectionDataset
+from boxtune.models.contract import Contract
+
+_PACKAGES = ("boxtune", "torch", "torchvision", "transformers", "peft", "accelerate", "tokenizers", "numpy", "pillow")
+
+
+def run_record(train_set: DetectionDataset, contract: Contract, base_model: str) -> dict[str, Any]:
+    """JSON-ready facts about a run."""
+    return {
+        "base_model": base_model,
+        "model_type": contract.model_type,
+        "data": {
+            "name": train_set.name,
+            "num_images": len(train_set),
+            "labels": list(train_set.labels),
+            "fingerprint": train_set.fingerprint(),
+        },
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from, where it is one."""
+    here = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,337 @@
+"""One training run, from a configuration to a folder that `load_detector` opens. This file only assembles."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import TrainingArguments, set_seed
+
+from boxtune.collators.batch import Collator
+from boxtune.collators.encode import SampleEncoder
+from boxtune.collators.lengths import check_lengths, longest_answer
+from boxtune.config.checks import check_config
+from boxtune.config.load import to_yaml
+from boxtune.config.schema import Config
+from boxtune.data.conversation import ConversationStyle
+from boxtune.data.dataset import DetectionDataset, available_splits, load_dataset
+from boxtune.data.sample import Sample
+from boxtune.errors import ConfigError, DataError, SaveError
+from boxtune.evaluation.evaluate import evaluate, write_evaluation
+from boxtune.evaluation.metrics import Metrics
+from boxtune.inference.detector import Detector, pick_device
+from boxtune.models.areas import LowRank, prepare_for_training, summarize
+from boxtune.models.contract import Contract, pixel_limits, set_pixel_limits
+from boxtune.models.load import LoadedModel, load_model
+from boxtune.training import auto
+from boxtune.training.callbacks.checkpoints import CheckpointCallback, last_checkpoint, write_run_files
+from boxtune.training.callbacks.interrupt import InterruptCallback
+from boxtune.training.callbacks.progress import ProgressCallback
+from boxtune.training.clock import RunClock, rate_factor
+from boxtune.training.record import run_record
+from boxtune.training.trainer import DetectionTrainer
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        output_dir: where the model lies.
+        num_steps, seconds: of all sittings together.
+        losses: logged `(step, loss)`.
+        metrics: of the evaluation at the end, or None.
+        stopped_by: number of the signal that ended the run early, or None.
+    """
+
+    output_dir: Path
+    num_steps: int
+    seconds: float
+    losses: tuple[tuple[int, float], ...]
+    metrics: Metrics | None
+    stopped_by: int | None = None
+
+
+def train(config: Config, *, resume: bool = False, console: Console | None = None) -> TrainResult:
+    """Fine-tune a model as the configuration says, and evaluate it.
+
+    Raises:
+        BoxtuneError: anything in the configuration, the data, the model or the disk that the user can mend.
+    """
+    console = console or Console(stderr=True)
+    check_config(config)
+    output_dir = Path(config.output_dir)
+    checkpoint = _claim(output_dir, resume)
+    set_seed(config.trainer.seed)
+    train_set, val_set = load_data(config, console)
+    device = pick_device(config.model.device)
+    config, loaded = _load(config, device, resume=resume)
+    config, collator, contract = _fit(config, loaded, train_set, device)
+    model = prepare_for_training(
+        loaded.model,
+        loaded.family,
+        {area: getattr(config.adapter, area) for area in ("vision", "merger", "language")},
+        LowRank(**config.adapter.lora.model_dump()),
+    )
+    _say(console, config, model, loaded, train_set, val_set)
+    record = run_record(train_set, contract, loaded.base)
+    write_run_files(output_dir, to_yaml(config), record)
+    trainer, interrupt = _trainer(config, model, loaded.processor, train_set, collator, contract, record, console)
+    _run(trainer, checkpoint, output_dir)
+    result = TrainResult(
+        output_dir,
+        trainer.state.global_step,
+        trainer.clock.seconds,
+        tuple((int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row),
+        None,
+        interrupt.received,
+    )
+    if interrupt.received is not None:
+        name = signal.Signals(interrupt.received).name
+        console.print(
+            f"Stopped by {name}. Go on with: boxtune train --resume --output-dir {output_dir}", soft_wrap=True
+        )
+        return result
+    _save_model(trainer, contract, output_dir, to_yaml(config), record)
+    if not config.evaluation.at_end or val_set is None:
+        return result
+    trained = dataclasses.replace(loaded, model=trainer.model, contract=contract, trained_here=True)
+    detector = Detector(trained, batch_size=int(config.evaluation.batch_size))
+    limit = config.evaluation.max_images
+    held = val_set if limit is None else val_set.subset(range(min(limit, len(val_set))))
+    evaluation = evaluate(detector, held, console=console, details=True)
+    write_evaluation(output_dir, evaluation)
+    return dataclasses.replace(result, metrics=evaluation.metrics)
+
+
+def load_data(config: Config, console: Console) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """Train and val set of a run; a part of train is held out where there is no val split.
+
+    Raises:
+        DataError: see `load_dataset`.
+    """
+    data = config.data
+    assert data.path is not None  # check_config
+    known = None if data.format == "auto" else data.format
+    splits = available_splits(data.path, known)
+    train_split = data.train_split if data.train_split in splits or len(splits) > 1 else None
+
+    def load(split: str | None) -> DetectionDataset:
+        skipped = Path(config.output_dir) / "skipped.jsonl" if data.on_error == "skip" else None
+        return load_dataset(data.path, split, known, data.on_error, skipped)
+
+    train_set = load(train_split)
+    if data.val_split in splits and data.val_split != data.train_split:
+        val_set: DetectionDataset | None = load(data.val_split)
+    elif config.evaluation.at_end and data.val_fraction > 0 and len(train_set) > 1:
+        train_set, val_set = train_set.split_off(data.val_fraction, config.trainer.seed)
+        console.print(f"No '{data.val_split}' split in {data.path}: {len(val_set)} of the images are held out.")
+        val_set = val_set if len(val_set) else None
+    else:
+        val_set = None
+    if data.max_train_images is not None:
+        train_set = train_set.subset(range(min(data.max_train_images, len(train_set))))
+    if len(train_set) == 0:
+        raise DataError(f"No image of {data.path} is left to train on: lower data.val_fraction, or add images.")
+    return train_set, val_set
+
+
+def _claim(output_dir: Path, resume: bool) -> Path | None:
+    """The output folder made ready; the checkpoint to go on from."""
+    checkpoint = last_checkpoint(output_dir) if resume else None
+    if resume and checkpoint is None:
+        raise ConfigError(f"Nothing to resume: {output_dir} holds no whole checkpoint. Start without --resume.")
+    if not resume and output_dir.exists() and any(output_dir.iterdir()):
+        raise ConfigError(
+            f"{output_dir} is not empty: choose another --output-dir, or go on with the run in it by --resume."
+        )
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"{output_dir} cannot be made: {error.strerror}. Choose another --output-dir.") from None
+    return checkpoint
+
+
+def _load(config: Config, device: torch.device, *, resume: bool) -> tuple[Config, LoadedModel]:
+    loaded = load_model(
+        config.model.name,
+        dtype=auto.frozen_dtype(config, device),
+        device=device,
+        attention=config.model.attention,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    if hasattr(loaded.model, "peft_config"):
+        raise ConfigError(
+            f"model.name={config.model.name} is an adapter: merge it first (boxtune merge), then train the merged "
+            "folder; or go on with its own run by --resume."
+        )
+    config = auto.fit_pixels(config, pixel_limits(loaded.processor))
+    set_pixel_limits(loaded.processor, int(config.model.min_pixels), int(config.model.max_pixels))
+    return config, loaded
+
+
+def _fit(
+    config: Config, loaded: LoadedModel, train_set: DetectionDataset, device: torch.device
+) -> tuple[Config, Collator, Contract]:
+    num_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    config = auto.fit_areas(config, num_parameters)
+    config = auto.fit_training(config, num_parameters, len(train_set), device)
+    grounding = config.grounding
+    style = ConversationStyle(
+        loaded.family.codec, train_set.labels, grounding.prompt, grounding.system, grounding.box_order
+    )
+    encoder = SampleEncoder(loaded.processor, style, config.collator.max_length)
+    check_lengths(encoder, train_set)
+    limit = config.evaluation.max_new_tokens
+    if limit == "auto":
+        limit = auto.fit_answer_length(longest_answer(encoder, train_set))
+        config = config.model_copy(
+            update={"evaluation": config.evaluation.model_copy(update={"max_new_tokens": limit})}
+        )
+    contract = Contract(
+        model_type=loaded.contract.model_type,
+        boxes=loaded.family.codec.describe(),
+        min_pixels=int(config.model.min_pixels),
+        max_pixels=int(config.model.max_pixels),
+        labels=train_set.labels,
+        prompt=grounding.prompt,
+        system=grounding.system,
+        box_order=grounding.box_order,
+        max_new_tokens=int(limit),
+    )
+    return config, Collator(encoder, config.collator.labels, config.collator.batching), contract
+
+
+def _trainer(
+    config: Config,
+    model: Any,
+    processor: Any,
+    train_set: Sequence[Sample],
+    collator: Collator,
+    contract: Contract,
+    record: dict[str, Any],
+    console: Console,
+) -> tuple[DetectionTrainer, InterruptCallback]:
+    settings = config.trainer
+    clock = RunClock(None if settings.minutes is None else settings.minutes * 60)
+    arguments = training_arguments(config, len(train_set))
+    images_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    interrupt = InterruptCallback()
+    timed = settings.save_steps == "auto"
+    trainer = DetectionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_set,
+        data_collator=collator,
+        processing_class=processor,
+        clock=clock,
+        rate_factor=rate_factor(settings.schedule, settings.warmup_fraction),
+        callbacks=[
+            interrupt,
+            CheckpointCallback(clock, contract, to_yaml(config), record, timed=timed),
+            ProgressCallback(clock, console, images_per_step),
+        ],
+    )
+    return trainer, interrupt
+
+
+def training_arguments(config: Config, num_images: int) -> TrainingArguments:
+    """What transformers' Trainer is told."""
+    settings, device = config.trainer, pick_device(config.model.device)
+    loggers = [name for name, wanted in config.logging.model_dump().items() if wanted is True]
+    steps = settings.max_steps or -1
+    timed = settings.minutes is not None
+    return TrainingArguments(
+        output_dir=config.output_dir,
+        max_steps=10**7 if timed else steps,  # with a budget of time the clock ends the run
+        num_train_epochs=1 if timed else float(settings.num_train_epochs),
+        per_device_train_batch_size=int(settings.per_device_train_batch_size),
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=float(settings.learning_rate),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=bool(settings.gradient_checkpointing),
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        save_strategy="no" if settings.save_steps == "auto" else "steps",
+        save_steps=500 if settings.save_steps == "auto" else settings.save_steps,
+        save_total_limit=settings.save_total_limit,
+        seed=settings.seed,
+        bf16=auto.use_bf16(config, device),
+        use_cpu=device.type == "cpu",
+        logging_steps=5 if config.logging.steps == "auto" else config.logging.steps,
+        report_to=loggers,
+        eval_strategy="no",
+        dataloader_num_workers=int(config.data.num_workers),
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        **settings.passed_on,
+    )
+
+
+def _run(trainer: DetectionTrainer, checkpoint: Path | None, output_dir: Path) -> None:
+    trainer.remove_callback(_printer())
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except OSError as error:
+        raise _cannot_save(error, output_dir) from error
+
+
+def _printer() -> type:
+    from transformers.trainer_callback import PrinterCallback  # prints every log as a dict
+
+    return PrinterCallback
+
+
+def _save_model(
+    trainer: DetectionTrainer, contract: Contract, output_dir: Path, config_yaml: str, record: dict[str, Any]
+) -> None:
+    try:
+        trainer.save_model(str(output_dir))
+        contract.save(output_dir)
+        write_run_files(output_dir, config_yaml, record)
+    except OSError as error:
+        raise _cannot_save(error, output_dir) from error
+
+
+def _cannot_save(error: OSError, output_dir: Path) -> SaveError:
+    reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+    last = last_checkpoint(output_dir)
+    rest = f"the last good checkpoint is {last}: make room, then go on with --resume" if last else "no checkpoint yet"
+    return SaveError(f"Saving to {output_dir} failed, {reason}; {rest}.")
+
+
+def _say(
+    console: Console,
+    config: Config,
+    model: Any,
+    loaded: LoadedModel,
+    train_set: DetectionDataset,
+    val_set: DetectionDataset | None,
+) -> None:
+    """One paragraph on what will be trained on what."""
+    areas = ", ".join(
+        f"{row.area} {row.num_trainable:,} of {row.num_parameters:,}" for row in summarize(model, loaded.family)
+    )
+    names = ", ".join(train_set.labels[:8]) + (" …" if len(train_set.labels) > 8 else "")
+    held = "none" if val_set is None else str(len(val_set))
+    settings = config.trainer
+    length = (
+        f"{settings.minutes:g} minutes"
+        if settings.minutes
+        else (f"{settings.max_steps} steps" if settings.max_steps else f"{settings.num_train_epochs:g} epochs")
+    )
+    console.print(
+        f"Data: {len(train_set)} images to train on, {held} to evaluate on; labels: {names}\n"
+        f"Model: {loaded.base} ({loaded.contract.model_type}); trained parameters: {areas}\n"
+        f"Run: {length}, batch {settings.per_device_train_batch_size}, rate {settings.learning_rate:g}, "
+        f"images up to {config.model.max_pixels} px, on {pick_device(config.model.device)}; into {config.output_dir}",
+        highlight=False,
+        soft_wrap=True,
+    )

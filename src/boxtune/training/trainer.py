@@ -1,0 +1,67 @@
+"""transformers' Trainer with our batches, our losses and our schedule; nothing of it is copied or patched.
+
+It is not TRL's SFTTrainer because that refuses packed image data and returns no logits (trl 1.16,
+`trainer/sft_trainer.py`); the data sets and collators here run in a plain SFTTrainer too, see tests/canaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
+
+from boxtune.losses import language
+from boxtune.training.clock import RunClock
+
+
+class DetectionTrainer(Trainer):
+    """One step: the model runs once, each loss is a sum over the step's targets divided by their number.
+
+    The number is that of the whole step, over accumulated batches and all processes, so neither batching changes the
+    optimum.
+    """
+
+    # read by Trainer.training_step: the losses below are already divided by the count of the whole step
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, clock: RunClock, rate_factor: Callable[[float], float], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.clock = clock
+        self.rate_factor = rate_factor
+        self.add_callback(clock)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
+        """The batches of one step, and how many labels they hold over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.tensor(sum(int(language.count(batch["targets"])) for batch in batches), device=device)
+        return batches, self.accelerator.gather(count).sum()
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, dict[str, Any]],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one batch, as its share of the whole step's."""
+        targets = inputs["targets"]
+        outputs = model(**inputs["inputs"], **language.forward_options(targets), use_cache=False)
+        # gradients are averaged over processes, the count is a sum over them
+        count = num_items_in_batch if num_items_in_batch is not None else language.count(targets)
+        loss = language.total(outputs.logits, targets) / count * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """The rate follows the run's clock, which counts steps or time."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(
+                optimizer if optimizer is not None else self.optimizer,
+                lambda step: self.rate_factor(self.clock.progress(step, num_training_steps)),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
