@@ -78,10 +78,8 @@ def _explained(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"The disk is full ({error.filename or 'while writing'}): make room and try again.", 2
     if type(error).__name__ == "OutOfMemoryError":
-        return (
-            f"Out of GPU memory: lower trainer.per_device_train_batch_size or model.max_pixels. {_one_line(str(error))}",
-            2,
-        )
+        remedy = "lower trainer.per_device_train_batch_size or model.max_pixels"
+        return f"Out of GPU memory: {remedy}. {_one_line(str(error))}", 2
     return f"{type(error).__name__}: {_one_line(str(error))} (run again with --debug for the traceback)", 1
 
 

@@ -55,8 +55,8 @@ def check_lengths(encoder: SampleEncoder, samples: SizedSamples) -> None:
     if too_long:
         worst = max(too_long, key=lambda i: lengths[i])
         raise DataError(
-            f"{len(too_long)} of {len(lengths)} samples have more tokens than collator.max_length={limit}; the longest, "
-            f"'{samples.records[worst].id}', has {lengths[worst]}: raise it, lower model.max_pixels, or drop them."
+            f"{len(too_long)} of {len(lengths)} samples have more tokens than collator.max_length={limit}; the "
+            f"longest, '{samples.records[worst].id}', has {lengths[worst]}: raise it, lower model.max_pixels, or drop them."
         )
 
 

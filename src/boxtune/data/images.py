@@ -68,8 +68,8 @@ def probe_image(source: Path | bytes, name: str | None = None) -> ImageInfo:
         orientation = _orientation(image, file)
         if not _is_complete(image, file):
             raise DataError(f"Image {called} was cut short: its end mark is missing. Copy it again from its origin.")
-        stored_hw = (image.height, image.width)
-        upright_hw = (image.width, image.height) if orientation in _SIDES_SWAPPED else stored_hw
+        stored_hw = _stored_hw(image)
+        upright_hw = stored_hw[::-1] if orientation in _SIDES_SWAPPED else stored_hw
         return ImageInfo(upright_hw, stored_hw, orientation, image.format or "", image.mode)
 
 
@@ -86,7 +86,8 @@ def open_upright_rgb(source: Path | bytes, name: str | None = None) -> Image.Ima
         orientation = _orientation(image, file)
         file.seek(0)
         rgb = _to_rgb(image, called)
-    upright = rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
+        turn = None if _turned_by_pillow(image) else _TURNS.get(orientation)
+    upright = rgb if turn is None else rgb.transpose(turn)
     # Colour profile, transparency and orientation describe the stored pixels; kept, they would be applied twice.
     upright.info.clear()
     return upright
@@ -114,10 +115,9 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[tuple[Image.Imag
     """The lazily opened image, its file and what to call it; every way that reading can fail as a DataError."""
     called = f"'{name or (source if isinstance(source, Path) else 'in memory')}'"
     try:
-        with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source) as file:  # noqa: PTH123
-            with Image.open(file) as image:
-                _refuse_bomb(image.width * image.height, called)
-                yield image, file, called
+        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file, Image.open(file) as image:
+            _refuse_bomb(image.width * image.height, called)
+            yield image, file, called
     except DataError:
         raise
     except FileNotFoundError:
@@ -154,6 +154,18 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
     except Exception:  # EXIF is written by any device in any state; an unreadable one says nothing
         return 1
     return orientation if orientation in _TURNS else 1
+
+
+def _turned_by_pillow(image: Image.Image) -> bool:
+    """Pillow applies the orientation of TIFF files itself, and tells their upright size before it has."""
+    return image.format == "TIFF"
+
+
+def _stored_hw(image: Image.Image) -> tuple[int, int]:
+    if _turned_by_pillow(image):
+        tags = image.getexif()
+        return int(tags[ExifTags.Base.ImageLength]), int(tags[ExifTags.Base.ImageWidth])
+    return image.height, image.width
 
 
 def _is_complete(image: Image.Image, file: BinaryIO) -> bool:

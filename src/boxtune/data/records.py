@@ -7,6 +7,7 @@ whose boxes fit the upright image, or raises `BadRecordError` with the reason.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,22 +138,31 @@ class Reading:
 
 
 def check_reading(reading: Reading, prefix: str = "") -> tuple[list[Record], list[SkippedRecord]]:
-    """Records that are right and those that are not, in the reader's order; `prefix` goes before every id."""
+    """Records that are right and those that are not, in the reader's order; `prefix` goes before every id.
+
+    Where several drafts share an id all of them are bad: nobody knows whose the boxes are.
+    """
     records: list[Record] = []
     skipped = list(reading.lost)
-    first_with_id: dict[str, str] = {}
+    uses = Counter(draft.id for draft in reading.drafts)
     for draft in reading.drafts:
         try:
-            if draft.id in first_with_id:
+            if uses[draft.id] > 1:
                 raise BadRecordError(
-                    f"the image id '{draft.id}' was used already by {first_with_id[draft.id]}. Give each image one "
-                    "record with an id of its own."
+                    f"the image id '{draft.id}' is used {uses[draft.id]} times. Give each image one record, with all "
+                    "its boxes and an id of its own."
                 )
-            first_with_id[draft.id] = draft.source
             records.append(check_draft(draft, prefix))
         except BadRecordError as bad:
             skipped.append(SkippedRecord(bad.source or draft.source, bad.reason, prefix + draft.id))
     return records, skipped
+
+
+def declared_size(height: object, width: object) -> tuple[int, int] | None:
+    """`(height, width)` of an annotation, or None where it gives none; some tools write 0 for "not known"."""
+    if isinstance(height, int | float) and isinstance(width, int | float) and height > 0 and width > 0:
+        return (round(height), round(width)) if np.isfinite([height, width]).all() else None
+    return None
 
 
 def check_draft(draft: Draft, prefix: str = "") -> Record:

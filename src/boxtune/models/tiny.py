@@ -85,14 +85,14 @@ def tiny_processor(model_type: str, *, max_pixels: int, tokenizer: Any = None) -
     three = model_type.startswith("qwen3")
     patch_size = 16 if three else 14
     limits = {"shortest_edge": (2 * patch_size) ** 2 * 4, "longest_edge": max_pixels}
-    normalised = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if three else {}
+    normalised: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if three else {}
     images = Qwen2VLImageProcessor(patch_size=patch_size, size=limits, **normalised)
-    if three:
-        processor_class, videos = Qwen3VLProcessor, Qwen3VLVideoProcessor()
-    else:
-        processor_class = Qwen2_5_VLProcessor if model_type == "qwen2_5_vl" else Qwen2VLProcessor
-        videos = Qwen2VLVideoProcessor()
-    return processor_class(images, tokenizer, videos, chat_template=tokenizer.chat_template)
+    classes: dict[str, tuple[Any, Any]] = {
+        "qwen2_vl": (Qwen2VLProcessor, Qwen2VLVideoProcessor),
+        "qwen2_5_vl": (Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
+    }
+    processor_class, video_class = classes.get(model_type, (Qwen3VLProcessor, Qwen3VLVideoProcessor))
+    return processor_class(images, tokenizer, video_class(), chat_template=tokenizer.chat_template)
 
 
 def _sizes(model_type: str, width: int, depth: int, vocab_size: int) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def fit_training(config: Config, num_parameters: int, num_images: int, device: t
         rate = 1e-4 if "lora" in (config.adapter.language,) and not small else 5e-4
     epochs = trainer.num_train_epochs
     if epochs == "auto":
+        assert isinstance(batch_size, int)
         # at least 300 steps: a handful of photos wants many rounds, a large set three
         epochs = max(3.0, round(300 * batch_size * trainer.gradient_accumulation_steps / num_images, 1))
     checkpointing = trainer.gradient_checkpointing

@@ -51,7 +51,8 @@ class RunClock(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take up the seconds of the sittings before."""
-        saved = state.stateful_callbacks.get(type(self).__name__)
+        states: Any = state.stateful_callbacks  # a list until the first checkpoint, a dict after it
+        saved = states.get(type(self).__name__) if isinstance(states, dict) else None
         if state.global_step and isinstance(saved, dict):
             self.used_before = float(saved["attributes"]["used_before"])
         self.started = time.monotonic()

@@ -44,7 +44,7 @@ class DetectionTrainer(Trainer):
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, dict[str, Any]],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
@@ -56,11 +56,12 @@ class DetectionTrainer(Trainer):
         loss = language.total(outputs.logits, targets) / count * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The rate follows the run's clock, which counts steps or time."""
         if self.lr_scheduler is None:
+            optimizer = optimizer if optimizer is not None else self.optimizer
             self.lr_scheduler = LambdaLR(
-                optimizer if optimizer is not None else self.optimizer,
+                optimizer,
                 lambda step: self.rate_factor(self.clock.progress(step, num_training_steps)),
             )
             self._created_lr_scheduler = True

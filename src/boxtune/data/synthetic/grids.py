@@ -71,7 +71,11 @@ def random_look(rng: np.random.Generator, ground: Colour, pitch: float) -> Look:
     chance = rng.random(8)
     panel: Colour | None = None
     if chance[0] < 0.45:
-        panel = WHITE if chance[1] < 0.7 else hsv(float(rng.random()), float(rng.uniform(0.05, 0.9)), float(rng.uniform(0.2, 1)))
+        panel = (
+            WHITE
+            if chance[1] < 0.7
+            else hsv(float(rng.random()), float(rng.uniform(0.05, 0.9)), float(rng.uniform(0.2, 1)))
+        )
     ink = contrasting(rng, panel or ground)
     accent = None
     if chance[2] < 0.3:
@@ -104,7 +108,9 @@ def paint_grid(target: ByteArray, grid: Grid, look: Look) -> None:
         elif look.zebra and kind == "row" and index % 2:
             _tint(target, round(top), round(bottom), look)
         layer = reverse if filled and abs(luminance(look.ink) - luminance(look.accent)) < 90 else ink
-        _write_line(layer, kind, cells, (top, bottom), (pad_x, edges), look, bold=kind != "row" or index in grid.bold_rows)
+        _write_line(
+            layer, kind, cells, (top, bottom), (pad_x, edges), look, bold=kind != "row" or index in grid.bold_rows
+        )
     _rule(ink, lines, edges, look)
     blend(target, ink, look.ink)
     if reverse.any():

@@ -171,7 +171,9 @@ def fitted(text: str, face: Face, width: float) -> Face:
     return replace(face, size=size, stretch=0.8 if size > 5 else max(int(stretch * face.size / 5 * 20) / 20, 0.3))
 
 
-def write_fitted(ink: ByteArray, text: str, face: Face, x: int, baseline: int, width: float, align: str = "left") -> int:
+def write_fitted(
+    ink: ByteArray, text: str, face: Face, x: int, baseline: int, width: float, align: str = "left"
+) -> int:
     """Write a line that stays within `width` pixels; gives the width used."""
     return write(ink, text, fitted(text, face, width), x, baseline, align)
 

@@ -57,7 +57,9 @@ def _paint_european(target: ByteArray, rng: np.random.Generator, ground: Colour)
         title=slash.join(lang.title for lang in languages) if rng.random() < 0.6 else "",
         header=["" if rng.random() < 0.6 else languages[0].title, *heads[:values]] if with_header else (),
         footnote=languages[0].words if rng.random() < 0.15 and height > 120 else (),
-        bold_rows=frozenset(i for i, row in enumerate(rows) if not row[0].startswith("  ")) if rng.random() < 0.2 else frozenset(),
+        bold_rows=frozenset(i for i, row in enumerate(rows) if not row[0].startswith("  "))
+        if rng.random() < 0.2
+        else frozenset(),
     )
     paint_grid(target, grid, random_look(rng, ground, pitch))
 
@@ -68,7 +70,10 @@ def _paint_across(target: ByteArray, rng: np.random.Generator, ground: Colour) -
     language = _languages(rng)[0]
     columns = int(np.clip(width / 55, 3, 8))
     labels = [language.nutrients[i].strip() for i in range(columns)]
-    rows = [[head, *(nutrient_value(rng, i, True) for i in range(columns))] for head in (language.per_100, language.per_portion)]
+    rows = [
+        [head, *(nutrient_value(rng, i, True) for i in range(columns))]
+        for head in (language.per_100, language.per_portion)
+    ]
     rows = rows[: 1 + (height > 40)]
     look = random_look(rng, ground, height / 3)
     grid = Grid(rows, title=language.title if height > 45 else "", header=["", *labels])
@@ -107,7 +112,7 @@ def _paint_american(target: ByteArray, rng: np.random.Generator, ground: Colour)
     bare = rng.random() < 0.12
     panel = None if bare and rng.random() < 0.5 else WHITE
     colour = BLACK if panel else contrasting(rng, ground)
-    if panel is None and rng.random() < 0.3 or rng.random() < 0.08:
+    if (panel is None and rng.random() < 0.3) or rng.random() < 0.08:
         panel, colour = BLACK, WHITE
     if panel is not None:
         target[:] = panel
@@ -146,7 +151,9 @@ def _american_line(
     baseline = round(bottom - (bottom - top) * 0.2)
     half = width * 0.72
     if kind == "bar":
-        cv2.rectangle(ink, (0, round(top)), (width, max(round(bottom - 0.25 * (bottom - top)), round(top) + 1)), 255, -1)
+        cv2.rectangle(
+            ink, (0, round(top)), (width, max(round(bottom - 0.25 * (bottom - top)), round(top) + 1)), 255, -1
+        )
         return
     if kind.startswith(("row", "vit")):
         index = int(kind[3:])
@@ -156,7 +163,9 @@ def _american_line(
         text = label.strip()
         used = write_fitted(ink, text, Face(size, bold, 0.9), round(indent), baseline, half - indent)
         if used + indent < half - 2.2 * size:
-            write(ink, f"{int(rng.integers(0, 40))}g", Face(size, False, 0.9), round(indent + used + 0.4 * size), baseline)
+            write(
+                ink, f"{int(rng.integers(0, 40))}g", Face(size, False, 0.9), round(indent + used + 0.4 * size), baseline
+            )
         write(ink, f"{int(rng.integers(0, 50))}%", Face(size, kind.startswith("row"), 0.9), width, baseline, "right")
     elif kind == "title":
         write_fitted(ink, "Nutrition Facts", Face(max(round(size * 1.15), 6), True), 0, baseline, width)
@@ -165,7 +174,9 @@ def _american_line(
         write_fitted(ink, f"{int(rng.integers(1, 16))} servings per container", Face(size), 0, baseline, width)
     elif kind == "size":
         write_fitted(ink, "Serving size", Face(size, True), 0, baseline, width * 0.55)
-        write_fitted(ink, f"2/3 cup ({int(rng.integers(2, 20)) * 5}g)", Face(size, True), width, baseline, width * 0.42, "right")
+        write_fitted(
+            ink, f"2/3 cup ({int(rng.integers(2, 20)) * 5}g)", Face(size, True), width, baseline, width * 0.42, "right"
+        )
     elif kind == "amount":
         write_fitted(ink, "Amount per serving", Face(size, True), 0, baseline, width * 0.8)
     elif kind == "calories":
@@ -174,4 +185,9 @@ def _american_line(
     elif kind == "daily":
         write_fitted(ink, "% Daily Value*", Face(size, True), width, baseline, width * 0.8, "right")
     elif kind == "note":
-        paragraph(ink[round(top) + 1 : round(bottom)], US_FOOTNOTE, Face(max(round(size * 0.3), 5)), max(round(size * 0.36), 6))
+        paragraph(
+            ink[round(top) + 1 : round(bottom)],
+            US_FOOTNOTE,
+            Face(max(round(size * 0.3), 5)),
+            max(round(size * 0.36), 6),
+        )

@@ -62,7 +62,11 @@ def paint_brand(target: ByteArray, rng: np.random.Generator, ground: Colour) -> 
     write_fitted(ink, name.upper() if rng.random() < 0.3 else name, face, width // 2, middle, width * 0.85, "middle")
     if height > middle + 10:
         write_fitted(ink, phrase(rng, SLOGANS), Face(max(size // 4, 6)), width // 2, height - 3, width * 0.7, "middle")
-    colour = contrasting(rng, ground) if rng.random() < 0.6 else hsv(hue, 0.9, 0.9 if surfaces.luminance(ground) < 110 else 0.5)
+    colour = (
+        contrasting(rng, ground)
+        if rng.random() < 0.6
+        else hsv(hue, 0.9, 0.9 if surfaces.luminance(ground) < 110 else 0.5)
+    )
     if rng.random() < 0.3:
         blend(target, cv2.dilate(ink, np.ones((3, 3), np.uint8)), contrasting(rng, colour))
     blend(target, ink, colour)
@@ -76,7 +80,11 @@ def paint_barcode(target: ByteArray, rng: np.random.Generator, ground: Colour) -
         count = int(rng.integers(17, 26))
         cells = (rng.random((count, count)) < 0.5).astype(np.uint8) * 235 + 10
         for y, x in ((0, 0), (0, count - 7), (count - 7, 0)):
-            cells[y : y + 7, x : x + 7], cells[y + 1 : y + 6, x + 1 : x + 6], cells[y + 2 : y + 5, x + 2 : x + 5] = 10, 245, 10
+            cells[y : y + 7, x : x + 7], cells[y + 1 : y + 6, x + 1 : x + 6], cells[y + 2 : y + 5, x + 2 : x + 5] = (
+                10,
+                245,
+                10,
+            )
         code = cv2.resize(cells, (max(width - 8, 4), max(height - 8, 4)), interpolation=cv2.INTER_NEAREST)
         target[4 : 4 + code.shape[0], 4 : 4 + code.shape[1]] = code[..., None]
         return
@@ -116,7 +124,12 @@ def paint_logo(target: ByteArray, rng: np.random.Generator, ground: Colour) -> N
     elif form == 1:
         turns = np.linspace(0, 2 * np.pi, 32, endpoint=False)
         radii = np.where(np.arange(32) % 2, r, r * 0.86)
-        cv2.fillPoly(mask, [np.stack([cx + radii * np.cos(turns), cy + radii * np.sin(turns)], -1).astype(np.int32)], 255, cv2.LINE_AA)
+        cv2.fillPoly(
+            mask,
+            [np.stack([cx + radii * np.cos(turns), cy + radii * np.sin(turns)], -1).astype(np.int32)],
+            255,
+            cv2.LINE_AA,
+        )
         write_fitted(second, "BIO", Face(max(r // 2, 6), bold=True), cx, cy + r // 5, 1.3 * r, "middle")
     elif form == 2:
         for k in range(3):
@@ -126,7 +139,15 @@ def paint_logo(target: ByteArray, rng: np.random.Generator, ground: Colour) -> N
         cv2.line(second, (cx - r // 2, cy + r // 2), (cx + r // 2, cy - r // 2), 255, max(r // 12, 1), cv2.LINE_AA)
     else:
         surfaces.rounded(mask, 0, 0, width - 1, height - 1, r // 2)
-        write_fitted(second, phrase(rng, BRANDS)[:6], Face(max(height // 2, 6), bold=True), cx, cy + height // 6, width * 0.8, "middle")
+        write_fitted(
+            second,
+            phrase(rng, BRANDS)[:6],
+            Face(max(height // 2, 6), bold=True),
+            cx,
+            cy + height // 6,
+            width * 0.8,
+            "middle",
+        )
     colour = hsv(float(rng.random()), float(rng.uniform(0.5, 1)), float(rng.uniform(0.3, 0.9)))
     blend(target, mask, colour)
     blend(target, second, contrasting(rng, colour))
@@ -139,7 +160,12 @@ def paint_picture(target: ByteArray, rng: np.random.Generator, ground: Colour) -
     dark, light = hsv(hue, 0.8, 0.25), hsv((hue + 0.05) % 1, 0.5, 0.95)
     relief = surfaces.clouds(rng, height, width, cells=float(rng.uniform(2, 9)), octaves=3)
     picture = surfaces.coloured(relief, (dark, hsv(hue, 0.9, 0.6), light))
-    surfaces.blobs(rng, picture, [hsv((hue + d) % 1, 0.7, v) for d, v in ((0.0, 0.8), (0.08, 0.6), (0.3, 0.7))], int(rng.integers(3, 14)))
+    surfaces.blobs(
+        rng,
+        picture,
+        [hsv((hue + d) % 1, 0.7, v) for d, v in ((0.0, 0.8), (0.08, 0.6), (0.3, 0.7))],
+        int(rng.integers(3, 14)),
+    )
     mask = np.full((height, width), 255, np.uint8)
     if rng.random() < 0.5:
         mask[:] = 0
@@ -167,7 +193,14 @@ def paint_scale(target: ByteArray, rng: np.random.Generator, ground: Colour) -> 
         box = (round(i * step), inset), (round((i + 1) * step) - 1, height - 1 - inset)
         cv2.rectangle(target, *box, hsv(hue, 0.85, 0.75), -1)
         ink = np.zeros((height, width), np.uint8)
-        write(ink, "ABCDE"[i], Face(max(round(height * 0.5), 6), bold=True), round((i + 0.5) * step), round(height * 0.68), "middle")
+        write(
+            ink,
+            "ABCDE"[i],
+            Face(max(round(height * 0.5), 6), bold=True),
+            round((i + 0.5) * step),
+            round(height * 0.68),
+            "middle",
+        )
         blend(target, ink, WHITE)
 
 
@@ -181,8 +214,16 @@ def paint_intake_row(target: ByteArray, rng: np.random.Generator, ground: Colour
         surfaces.rounded(mask, round(i * step) + 1, 0, round((i + 1) * step) - 2, height - 1, height // 3)
         blend(target, mask, hsv(float(rng.choice((0.0, 0.12, 0.33, 0.6))), 0.6, 0.9))
         middle, size = round((i + 0.5) * step), max(height // 4, 5)
-        for line, text in enumerate((("Energy", "Fat", "Sugars", "Salt", "Fibre")[i], f"{int(rng.integers(0, 30))} g", f"{int(rng.integers(0, 60))}%")):
-            write_fitted(ink, text, Face(size, bold=line == 1), middle, round(height * (0.32 + 0.27 * line)), step - 5, "middle")
+        for line, text in enumerate(
+            (
+                ("Energy", "Fat", "Sugars", "Salt", "Fibre")[i],
+                f"{int(rng.integers(0, 30))} g",
+                f"{int(rng.integers(0, 60))}%",
+            )
+        ):
+            write_fitted(
+                ink, text, Face(size, bold=line == 1), middle, round(height * (0.32 + 0.27 * line)), step - 5, "middle"
+            )
     blend(target, ink, BLACK)
 
 

@@ -68,7 +68,9 @@ def noise(rng: np.random.Generator, height: int, width: int) -> npt.NDArray[np.i
     return cut[:, ::-1] if rng.random() < 0.5 else cut
 
 
-def clouds(rng: np.random.Generator, height: int, width: int, cells: float = 4.0, octaves: int = 4, stretch: float = 1.0) -> ByteArray:
+def clouds(
+    rng: np.random.Generator, height: int, width: int, cells: float = 4.0, octaves: int = 4, stretch: float = 1.0
+) -> ByteArray:
     """`[H, W]` smooth random relief over the full range of a byte.
 
     Args:
@@ -84,7 +86,9 @@ def clouds(rng: np.random.Generator, height: int, width: int, cells: float = 4.0
         count = cells * 2**octave
         rows = int(np.clip(count * height / max(height, width), 2, height))
         columns = int(np.clip(count * width / max(height, width) / stretch, 2, width))
-        layer = cv2.resize(rng.random((rows, columns), dtype=np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+        layer = cv2.resize(
+            rng.random((rows, columns), dtype=np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+        )
         cv2.scaleAdd(layer, 0.6**octave, total, total)
     return cv2.normalize(total, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
 

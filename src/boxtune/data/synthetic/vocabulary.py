@@ -19,6 +19,10 @@ class Language:
     words: tuple[str, ...]
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 def _language(title: str, per_100: str, portion: str, nutrients: str, ingredients: str, words: str) -> Language:
     return Language(title, per_100, portion, tuple(nutrients.split("|")), ingredients, tuple(words.split()))
 
@@ -101,15 +105,16 @@ US_ROWS: tuple[tuple[str, bool], ...] = (
     ("    Includes Added Sugars", False), ("Protein", True),
 )  # fmt: skip
 US_VITAMINS = ("Vitamin D", "Calcium", "Iron", "Potassium", "Vitamin A", "Vitamin C")
-US_FOOTNOTE = tuple(
+US_FOOTNOTE = _words(
     "*The % Daily Value (DV) tells you how much a nutrient in a serving of food contributes to a daily diet. "
-    "2,000 calories a day is used for general nutrition advice.".split()
+    "2,000 calories a day is used for general nutrition advice."
 )
 
-BRANDS = tuple(
-    "Nordal Casavita Brillo Kornfeld Le~Moulin Sunny~Farm Oat&Co Bella~Terra Frisko Alpenhof Mira Tarkine Golden~Leaf Pikanto "
-    "Dolcezza Morgenrot Solena Crispies Zarte Hügelland Vivabon Kaffa Luna Fjord Grano Delicia Yoli Choco~Pops Basilico Rivella~Nova "
-    "Marzen Kiko Toasty Purely Greenside Amaretta Salto Bonfire Pomello Tivoli".split()
+BRANDS = _words(
+    "Nordal Casavita Brillo Kornfeld Le~Moulin Sunny~Farm Oat&Co Bella~Terra Frisko Alpenhof Mira Tarkine "
+    "Golden~Leaf Pikanto Dolcezza Morgenrot Solena Crispies Zarte Hügelland Vivabon Kaffa Luna Fjord Grano "
+    "Delicia Yoli Choco~Pops Basilico Rivella~Nova Marzen Kiko Toasty Purely Greenside Amaretta Salto Bonfire "
+    "Pomello Tivoli"
 )
 SLOGANS = (
     "NEW!", "Original", "Bio", "Organic", "100% natural", "Extra crunchy", "Sans gluten", "Ohne Zucker", "Vegan", "500 g e",
@@ -155,3 +160,15 @@ def nutrient_value(rng: np.random.Generator, row: int, comma: bool) -> str:
     if row == 7 and rng.random() < 0.5:
         text = f"{int(rng.integers(1, 20)) / 100:.2f}"
     return (text.replace(".", ",") if comma else text) + (" g" if rng.random() < 0.9 else "g")
+
+
+PROSE = _words(
+    "the results of each test are given in Table and show that water content varies with depth below surface "
+    "while samples from northern sites were taken during spring and analyzed for calcium sodium potassium and "
+    "sulfate by standard methods Values in parentheses denote deviations of single measurements where no entry is "
+    "present data were not available pressure temperature density volume rate Flow Model Total Average Mean Site "
+    "Number Depth Sample Region Type Purpose Group Year Cost Income Budget Estimate Percent Mass Energy Time "
+    "Length Width Area Ratio Index Code Date Name Unit Status hydraulic conductivity saturation transfer "
+    "reference parameter equation solution boundary condition analysis summary report section chapter appendix "
+    "annual general public office department committee members policy program services"
+)

@@ -1,0 +1,32 @@
+# The two commands of the README are `make quickstart` and `make test`; each sets up .venv first where it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup quickstart test quality clean
+
+setup: $(STAMP)
+
+# torch and torchvision are a pair: one without the other cannot load the processors
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+quickstart: setup
+	rm -rf runs/quickstart
+	$(BIN)/boxtune quickstart --output-dir runs/quickstart
+
+test: setup
+	$(BIN)/python -m pytest
+
+quality: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src/boxtune
+	$(BIN)/mypy --strict src/boxtune/detections.py src/boxtune/errors.py src/boxtune/grounding src/boxtune/config
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

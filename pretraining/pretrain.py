@@ -1,0 +1,315 @@
+"""Train the embedded model from nothing: a small Qwen2-VL of transformers' own class, on pictures made by the program.
+
+    python pretraining/pretrain.py --output-dir runs/pretrain --minutes 9      # again to go on where it stopped
+    python pretraining/pretrain.py --output-dir runs/pretrain --export src/boxtune/models/embedded
+
+Needs one GPU (an H200 takes about an hour) and many CPU cores to draw pictures. `--decay` starts the last phase, in
+which the learning rate falls to zero, at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from stream import Pool, shaken, start_workers
+from torch.nn import functional as F
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from boxtune.collators.positions import text_and_mrope_positions
+from boxtune.models.contract import Contract
+from boxtune.models.families import family
+from boxtune.models.tiny import set_stop_tokens, tiny_processor
+
+HERE = Path(__file__).parent
+
+
+def build_model(recipe: dict[str, Any], processor: Any) -> Any:
+    """The architecture of the recipe with random weights; rows of the numbers 0–999 start as points on a curve."""
+    tokenizer = processor.tokenizer
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
+        for name, token in {
+            "image": "<|image_pad|>",
+            "video": "<|video_pad|>",
+            "vision_start": "<|vision_start|>",
+            "vision_end": "<|vision_end|>",
+        }.items()
+    }
+    text = {
+        **recipe["model"]["text"],
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 8192,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,
+    }
+    vision = {**recipe["model"]["vision"], "hidden_size": text["hidden_size"]}
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
+    torch.manual_seed(recipe["seed"])
+    model = Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+    rows = model.model.language_model.embed_tokens.weight
+    with torch.no_grad():
+        rows[number_ids(tokenizer)] += 0.02 * _curve(1000, rows.shape[1])
+    set_stop_tokens(model, tokenizer)
+    return model
+
+
+def number_ids(tokenizer: Any) -> torch.Tensor:
+    """`[1000]` token of each number; every one is a single token of our tokenizer."""
+    rows = tokenizer([str(number) for number in range(1000)], add_special_tokens=False)["input_ids"]
+    assert all(len(row) == 1 for row in rows), "a number is more than one token: raise vocab_size"
+    return torch.tensor([row[0] for row in rows])
+
+
+def _curve(count: int, width: int) -> torch.Tensor:
+    """Sines of many wavelengths: near numbers get near rows, so that order need not be learned."""
+    waves = torch.exp(torch.linspace(math.log(8.0), math.log(4000.0), width // 2))
+    angles = 2 * math.pi * torch.arange(count)[:, None] / waves
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def uniform_attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """Attention within images of one size: they become a batch dimension instead of a loop."""
+    count = len(kwargs["cu_seq_lens_q"]) - 1
+
+    def apart(x: torch.Tensor) -> torch.Tensor:
+        heads, length, dim = x.shape[1:]
+        return x.reshape(heads, count, length // count, dim).transpose(0, 1)
+
+    out = F.scaled_dot_product_attention(apart(query), apart(key), apart(value), scale=kwargs["scaling"])
+    return out.permute(0, 2, 1, 3).reshape(1, -1, out.shape[1], out.shape[3]), None
+
+
+def patches_of(pixels: torch.Tensor, processor: Any) -> torch.Tensor:
+    """`[B, 3, H, W]` in 0–1 → patches `[B·N, 3·2·14·14]`, as the processor's image part orders them."""
+    images = processor.image_processor
+    mean, std = (torch.tensor(v, device=pixels.device)[:, None, None] for v in (images.image_mean, images.image_std))
+    flat, _, _ = images.patchify(
+        (pixels - mean) / std, images.patch_size, images.merge_size, images.temporal_patch_size
+    )
+    return flat.flatten(0, 1)
+
+
+class Step:
+    """Forward pass and loss of one batch."""
+
+    def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
+        self.model, self.processor, self.device = model, processor, device
+        self.numbers = number_ids(processor.tokenizer).to(device)
+        self.image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.positions: dict[str, torch.Tensor] = {}
+
+    def __call__(self, shape: str, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels, ids = shaken(batch, self.numbers)
+        length = math.ceil(int(batch["lengths"].max()) / 64) * 64
+        ids = ids[:, : min(length, ids.shape[1])]
+        count, length = ids.shape
+        place = torch.arange(length, device=self.device)
+        labelled = (place >= batch["answer_starts"][:, None]) & (place < batch["lengths"][:, None])
+        rows, columns = (2 * int(side) for side in shape.split("x"))
+        grid = torch.tensor([[1, rows, columns]], device=self.device).expand(count, 3)
+        first = int(batch["answer_starts"].min()) - 1
+        keep = torch.arange(first, length - 1, device=self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits = self.model(
+                input_ids=ids,
+                pixel_values=patches_of(pixels, self.processor),
+                image_grid_thw=grid,
+                position_ids=self._positions(shape, ids[0], grid)[:, :length].unsqueeze(1).expand(3, count, length),
+                use_cache=False,
+                logits_to_keep=keep,
+            ).logits
+        targets = ids[:, first + 1 :].masked_fill(~labelled[:, first + 1 :], -100)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
+        return loss, labelled.sum()
+
+    def _positions(self, shape: str, row: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+        """Of a shape: the words before the image are always the same, so one row serves all."""
+        if shape not in self.positions:
+            is_image = F.pad((row == self.image_id).cpu(), (0, 8192 - len(row)))
+            self.positions[shape] = text_and_mrope_positions(is_image, grid[:1].cpu(), 2)[1:].to(self.device)
+        return self.positions[shape]
+
+
+def rate_of(step: int, train: dict[str, Any], decay_from: int | None) -> float:
+    """A rise, a plain, and a fall to zero over the last steps."""
+    rate = float(train["learning_rate"]) * min(1.0, (step + 1) / train["warmup_steps"])
+    start = decay_from if decay_from is not None else train["total_steps"] - train["decay_steps"]
+    return rate * min(1.0, max(0.0, 1 - (step - start) / train["decay_steps"]))
+
+
+def main() -> None:
+    """Train for a while, or export."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--config", type=Path, default=HERE / "config.yaml")
+    options.add_argument("--output-dir", type=Path, required=True)
+    options.add_argument("--minutes", type=float, default=60.0)
+    options.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    options.add_argument("--decay", action="store_true", help="start the last phase now")
+    options.add_argument("--steps", type=int, help="stop after so many steps of this sitting")
+    options.add_argument("--export", type=Path, help="write the averaged weights to this folder and stop")
+    args = options.parse_args()
+    recipe = yaml.safe_load(args.config.read_text())
+    if args.export:
+        export(recipe, args.output_dir, args.export)
+    else:
+        train(recipe, args)
+
+
+def processor_for(recipe: dict[str, Any]) -> Any:
+    """Processor with the tokenizer that was trained for the model (see tokenizer.py)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(HERE / "tokenizer"))
+    processor = tiny_processor("qwen2_vl", max_pixels=recipe["pixels"]["max"], tokenizer=tokenizer)
+    processor.image_processor.size["shortest_edge"] = recipe["pixels"]["min"]
+    return processor
+
+
+def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
+    """The loop; writes `state.pt` (to go on) and `log.jsonl`."""
+    began = time.monotonic()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    state_path = args.output_dir / "state.pt"
+    state = torch.load(state_path, map_location="cpu", weights_only=True) if state_path.exists() else None
+    processor = processor_for(recipe)
+    sitting = 0 if state is None else int(state["sitting"]) + 1
+    chunks = start_workers(processor, recipe["data"], sitting * 10**9, args.workers)
+    first = [next(chunks) for _ in range(2 * args.workers)]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")
+    ALL_ATTENTION_FUNCTIONS.register("uniform_flash", uniform_attention)
+    model = build_model(recipe, processor).to(device).train()
+    for config in (model.config.vision_config, model.model.visual.config):
+        config._attn_implementation_internal = "uniform_flash"
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    optimizer = _optimizer(model, recipe["train"])
+    step, decay_from = 0, None
+    if state is not None:
+        model.load_state_dict(state["model"])
+        average = {name: value.to(device) for name, value in state["average"].items()}
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
+        step, decay_from = int(state["step"]), state["decay_from"]
+    decay_from = step if args.decay and decay_from is None else decay_from
+    pool = Pool(recipe["data"], device, processor.tokenizer.pad_token_id)
+    for chunk in first:
+        pool.add(chunk)
+    pool.follow(chunks)
+    if device.type == "cuda":
+        for block in [*model.model.visual.blocks, *model.model.language_model.layers]:
+            block.compile(dynamic=True)
+    forward = Step(model, processor, device)
+    batches = pool.batches(np.random.default_rng([recipe["seed"], sitting]), recipe["train"]["batch_tokens"])
+    stop_step = recipe["train"]["total_steps"] if decay_from is None else decay_from + recipe["train"]["decay_steps"]
+    stop_step = min(stop_step, step + (args.steps or 10**9))
+    log = (args.output_dir / "log.jsonl").open("a")
+    step = _loop(
+        model, optimizer, average, forward, batches, pool, recipe, log,
+        step=step, stop_step=stop_step, decay_from=decay_from, deadline=began + args.minutes * 60,
+    )  # fmt: skip
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "average": average,
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "sitting": sitting,
+            "decay_from": decay_from,
+        },
+        args.output_dir / "state.new",
+    )
+    (args.output_dir / "state.new").replace(state_path)
+
+
+def _optimizer(model: Any, train: dict[str, Any]) -> torch.optim.Optimizer:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": train["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=torch.cuda.is_available())
+
+
+def _loop(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, torch.Tensor],
+    forward: Step,
+    batches: Iterator[tuple[str, dict[str, torch.Tensor]]],
+    pool: Pool,
+    recipe: dict[str, Any],
+    log: Any,
+    *,
+    step: int,
+    stop_step: int,
+    decay_from: int | None,
+    deadline: float,
+) -> int:
+    settings = recipe["train"]
+    images, losses, since = 0, [], time.monotonic()
+    while step < stop_step and time.monotonic() < deadline:
+        for group in optimizer.param_groups:
+            group["lr"] = rate_of(step, settings, decay_from)
+        shape, batch = next(batches)
+        loss, _ = forward(shape, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _follow(average, model, min(settings["ema"], (1 + step) / (10 + step)))
+        step += 1
+        images += len(batch["lengths"])
+        losses.append(loss.detach())
+        if step % 100 == 0 or step == stop_step:
+            seconds = time.monotonic() - since
+            line = {
+                "step": step,
+                "loss": round(float(torch.stack(losses).mean()), 4),
+                "images_per_second": round(images / seconds),
+                "drawn": pool.num_drawn,
+                "rate": optimizer.param_groups[0]["lr"],
+            }
+            print(json.dumps(line), flush=True)
+            print(json.dumps(line), file=log, flush=True)
+            images, losses, since = 0, [], time.monotonic()
+    return step
+
+
+@torch.no_grad()
+def _follow(average: dict[str, torch.Tensor], model: Any, keep: float) -> None:
+    """Exponential average of the weights."""
+    own = model.state_dict()
+    names = [name for name in average if average[name].is_floating_point()]
+    torch._foreach_lerp_([average[n] for n in names], [own[n] for n in names], 1 - keep)
+
+
+def export(recipe: dict[str, Any], run: Path, folder: Path) -> None:
+    """The averaged weights in bf16, the processor and the contract, as a folder that transformers opens."""
+    state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+    processor = processor_for(recipe)
+    model = build_model(recipe, processor)
+    model.load_state_dict(state["average"])
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="12MB")
+    processor.save_pretrained(folder)
+    codec = family("qwen2_vl").codec
+    Contract("qwen2_vl", codec.describe(), recipe["pixels"]["min"], recipe["pixels"]["max"]).save(folder)
+    print(f"step {state['step']}: {sum(p.numel() for p in model.parameters()):,} parameters into {folder}")
+
+
+if __name__ == "__main__":
+    main()

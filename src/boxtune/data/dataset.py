@@ -1,0 +1,205 @@
+"""Data sets: opened from a folder, a file, the hub or a synthetic generator, always as a sequence of samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+
+from boxtune.data.formats.place import Place, parse_place
+from boxtune.data.formats.registry import READERS, find_format
+from boxtune.data.records import Record, SkippedRecord, check_reading, write_skipped
+from boxtune.data.sample import Sample
+from boxtune.data.splits import choose_splits
+from boxtune.detections import Detections
+from boxtune.errors import DataError
+
+OnError = Literal["refuse", "skip"]
+
+_SYNTHETIC = "synthetic:"
+_NAMED_IN_MESSAGE = 3
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionDataset(Sequence[Sample]):
+    """Images with their true boxes. An image is decoded when its sample is asked for, and not kept.
+
+    Safe to share between threads and to send to other processes.
+
+    Attributes:
+        records: one an image, not decoded.
+        labels: class names in the data set's declared order, or sorted where it declares none.
+        name: a short name for reports.
+        split: `train`, `val`, `test` or another name; None where all splits were read.
+        format: coco, yolo, voc, jsonl, hub or synthetic.
+        skipped: bad records that were left out on the user's wish.
+        notes: what the format leaves out by rule, or how it was understood, for the user to know.
+    """
+
+    records: list[Record]
+    labels: tuple[str, ...]
+    name: str
+    split: str | None = None
+    format: str = ""
+    skipped: list[SkippedRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> DetectionDataset: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | DetectionDataset:
+        """The sample at a position, decoded now; a slice is a data set, and decodes nothing.
+
+        Raises:
+            DataError: the image cannot be decoded; names the record.
+        """
+        if isinstance(index, slice):
+            return replace(self, records=self.records[index])
+        record = self.records[index]
+        try:
+            image = record.open_image()
+        except DataError as error:
+            raise DataError(f"{record.source}: {error}") from error
+        if (image.height, image.width) != record.image_hw:
+            raise DataError(
+                f"{record.source}: the image has changed its size since the data set was opened. Open it again."
+            )
+        return Sample(record.id, image, record.detections, record.source)
+
+    def image_hw(self, index: int) -> tuple[int, int]:
+        """`(height, width)` of an upright image in pixels, without decoding it."""
+        return self.records[index].image_hw
+
+    def detections(self, index: int) -> Detections:
+        """True boxes of an image in pixels, without decoding it."""
+        return self.records[index].detections
+
+    def subset(self, indices: Iterable[int]) -> DetectionDataset:
+        """The images at these positions, in this order."""
+        return replace(self, records=[self.records[index] for index in indices])
+
+    def split_off(self, fraction: float, seed: int = 0) -> tuple[DetectionDataset, DetectionDataset]:
+        """`(rest, held)`: the same images are held back each time, and few change sides when images are added.
+
+        Args:
+            fraction: share of the images that is held back, between 0 and 1; at least one image goes to each side.
+            seed: another number holds back other images.
+
+        Raises:
+            DataError: fewer than two images, or a fraction that is not between 0 and 1.
+        """
+        if not 0 < fraction < 1:
+            raise DataError(f"The fraction to hold back is {fraction}; give a number between 0 and 1, such as 0.1.")
+        if len(self) < 2:
+            raise DataError(f"Data set '{self.name}' has {len(self)} image: too few to hold some back. Add images.")
+        num_held = min(max(1, round(len(self) * fraction)), len(self) - 1)
+        lots = [hashlib.sha256(f"{seed}/{record.id}".encode()).digest() for record in self.records]
+        held = set(sorted(range(len(self)), key=lots.__getitem__)[:num_held])
+        return self.subset(i for i in range(len(self)) if i not in held), self.subset(sorted(held))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over ids, sizes, boxes and labels (not over pixels): equal for equal annotations, on any machine."""
+        digest = hashlib.sha256(repr(self.labels).encode())
+        for record in self.records:
+            digest.update(repr((record.id, tuple(record.image_hw), record.detections.labels)).encode())
+            digest.update(np.ascontiguousarray(record.detections.xyxy, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+
+def load_dataset(
+    spec: str | Path,
+    split: str | None = None,
+    format: str | None = None,
+    on_error: OnError = "refuse",
+    skipped_path: Path | None = None,
+) -> DetectionDataset:
+    """Open a data set; no image is decoded.
+
+    Args:
+        spec: a folder or file of any supported format, a hub id `owner/name` (options after `?`, see `formats/hub`),
+            or `synthetic:nutrition?n=200&seed=1`.
+        split: `train`, `val` or `test` (`valid` and `validation` are `val`); None reads all there are, and then puts
+            the split before each id (`val/17`).
+        format: coco, yolo, voc, jsonl or hub; None finds it out by looking.
+        on_error: what to do with bad records: `refuse` names the first and stops; `skip` leaves out the whole image,
+            since an image with some of its boxes would teach that there are no others.
+        skipped_path: file that the skipped records are written to, one JSON object a line.
+
+    Raises:
+        DataError: no such data set, split or format; a bad record with `refuse`; no image that is left.
+    """
+    if on_error not in ("refuse", "skip"):
+        raise DataError(f"on_error is '{on_error}'; use 'refuse' or 'skip'.")
+    if str(spec).startswith(_SYNTHETIC):
+        from boxtune.data.synthetic import load_synthetic
+
+        return load_synthetic(str(spec), split)
+    place = parse_place(str(spec))
+    name = find_format(place, format)
+    available = READERS[name].split_names(place)
+    dataset = _read(place, name, choose_splits(available, split, place.spec))
+    if dataset.skipped and on_error == "refuse":
+        raise DataError(_complaint(dataset))
+    if skipped_path is not None:
+        write_skipped(skipped_path, dataset.skipped)
+    if not dataset.records:
+        reason = (
+            f": all {len(dataset.skipped)} records are bad, the first: {dataset.skipped[0]}" if dataset.skipped else "."
+        )
+        raise DataError(
+            f"Data set '{place.spec}' has no image{f' in {dataset.split}' if dataset.split else ''}{reason}"
+        )
+    return dataset
+
+
+def available_splits(spec: str | Path, format: str | None = None) -> list[str]:
+    """Names of the splits that a data set has: train, val, test first; `all` for the only one of a set without splits.
+
+    Raises:
+        DataError: no such data set or format.
+    """
+    if str(spec).startswith(_SYNTHETIC):
+        return ["train", "val", "test"]
+    place = parse_place(str(spec))
+    return READERS[find_format(place, format)].split_names(place)
+
+
+def _read(place: Place, format_name: str, splits: list[str]) -> DetectionDataset:
+    """The splits one after the other, as one data set."""
+    records: list[Record] = []
+    skipped: list[SkippedRecord] = []
+    notes: list[str] = []
+    declared: list[str] = []
+    for split in splits:
+        reading = READERS[format_name].read_split(place, split)
+        good, bad = check_reading(reading, f"{split}/" if len(splits) > 1 else "")
+        records += good
+        skipped += bad
+        notes += [note for note in reading.notes if note not in notes]
+        declared += reading.labels or ()
+    used = {label for record in records for label in record.detections.labels}
+    labels = tuple(dict.fromkeys(declared)) or tuple(sorted(used))
+    only = splits[0] if len(splits) == 1 else None
+    return DetectionDataset(records, labels, place.name, only, format_name, skipped, notes)
+
+
+def _complaint(dataset: DetectionDataset) -> str:
+    first = "; ".join(str(record) for record in dataset.skipped[:_NAMED_IN_MESSAGE])
+    num_more = len(dataset.skipped) - _NAMED_IN_MESSAGE
+    more = f" … and {num_more} more." if num_more > 0 else ""
+    count = len(dataset.skipped)
+    how_read = f" {dataset.notes[0]}" if dataset.format == "hub" else ""
+    return (
+        f"Data set '{dataset.name}' has {count} bad record{'s' if count > 1 else ''}: {first}{more} "
+        f"Mend them, or leave these images out with --on-error skip.{how_read}"
+    )

@@ -1,0 +1,227 @@
+"""COCO detection files: one JSON a split with `images`, `annotations` and `categories`.
+
+Layouts that are found: a JSON file; a folder of `train.json`, `val.json` …; `annotations/instances_train2017.json`
+beside `train2017/`; `train/_annotations.coco.json` (Roboflow). Boxes are `[x_min, y_min, width, height]` in pixels.
+Annotations with `iscrowd` 1 mark regions, not objects: they are left out, and the reading's notes count them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from boxtune.data.formats.place import Place, find_image
+from boxtune.data.formats.written import Written
+from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord, declared_size
+from boxtune.data.splits import UNSPLIT, in_order, split_in_name
+from boxtune.detections import xyxy_to_xywh
+from boxtune.errors import DataError
+
+LOOKED_FOR = "COCO: train.json, annotations/instances_train*.json or train/_annotations.coco.json"
+
+_KEYS = ("images", "annotations", "categories")
+_ID_TYPES = (int, str)
+
+
+def recognises(path: Path) -> bool:
+    """Whether a file or folder looks like COCO, told from the names of files and of the keys in them."""
+    return bool(_annotation_files(path))
+
+
+def split_names(place: Place) -> list[str]:
+    """Splits that are there, in order."""
+    return in_order(_annotation_files(place.local))
+
+
+def read_split(place: Place, split: str) -> Reading:
+    """All images of a split with their boxes.
+
+    Raises:
+        DataError: the file is no JSON, or lacks a section.
+    """
+    return read_file(_annotation_files(place.local)[split])
+
+
+def read_file(path: Path) -> Reading:
+    """All images of one annotation file with their boxes.
+
+    Raises:
+        DataError: the file is no JSON, or lacks a section.
+    """
+    content = _load(path)
+    names = _category_names(content["categories"], path)
+    drafts, lost = _image_drafts(content["images"], path)
+    num_crowds = 0
+    for number, annotation in enumerate(content["annotations"], start=1):
+        source = f"{path.name}, annotation {_id_or_number(annotation, number)}"
+        if isinstance(annotation, dict) and annotation.get("iscrowd"):
+            num_crowds += 1
+            continue
+        try:
+            draft = _draft_of(annotation, drafts)
+        except BadRecordError as bad:
+            lost.append(SkippedRecord(source, bad.reason))
+            continue
+        try:
+            draft.boxes.append(_box(annotation, names, source))
+        except BadRecordError as bad:
+            draft.problem = draft.problem or bad
+    notes = [f"{path.name}: {num_crowds} crowd regions (iscrowd 1) left out."] if num_crowds else []
+    in_file_order = [draft for found in drafts.values() for draft in found]
+    used = {box.label for draft in in_file_order for box in draft.boxes}
+    labels = _without_parents(content["categories"], names, used)
+    return Reading(in_file_order, labels, lost, notes)
+
+
+def write_split(folder: Path, split: str, images: Iterable[Written], labels: tuple[str, ...]) -> None:
+    """Write `<split>.json`; ids of images are kept where they are whole numbers, else counted from 1."""
+    images = list(images)
+    category_ids = {label: number for number, label in enumerate(labels, start=1)}
+    keeps_ids = all(image.record.id.isdecimal() and str(int(image.record.id)) == image.record.id for image in images)
+    content: dict[str, list[dict[str, Any]]] = {key: [] for key in _KEYS}
+    content["categories"] = [{"id": number, "name": label} for label, number in category_ids.items()]
+    for number, image in enumerate(images, start=1):
+        image_id = int(image.record.id) if keeps_ids else number
+        height, width = image.record.image_hw
+        content["images"].append({"id": image_id, "file_name": image.name, "width": width, "height": height})
+        detections = image.record.detections
+        for xywh, label in zip(xyxy_to_xywh(detections.xyxy).tolist(), detections.labels, strict=True):
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": category_ids[label],
+                    "bbox": xywh,
+                    "area": xywh[2] * xywh[3],
+                    "iscrowd": 0,
+                }
+            )
+    (folder / f"{split}.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _annotation_files(path: Path) -> dict[str, Path]:
+    """Split → annotation file."""
+    if path.is_file():
+        return {split_in_name(path.stem) or UNSPLIT: path} if _is_coco(path) else {}
+    if not path.is_dir():
+        return {}
+    found: dict[str, Path] = {}
+    for split, file in _candidates(path):
+        if split in found:
+            raise DataError(
+                f"Two COCO files for the split '{split}': '{found[split]}' and '{file}'. Give the file you mean."
+            )
+        found[split] = file
+    return found
+
+
+def _candidates(folder: Path) -> list[tuple[str, Path]]:
+    named, unnamed = [], []
+    for home in (folder, folder / "annotations"):
+        files = [file for file in sorted(home.glob("*.json")) if _is_coco(file)]
+        # COCO's own folder holds key points and captions of the same images beside the boxes.
+        files = [file for file in files if file.stem.startswith("instances_")] or files
+        for file in files:
+            split = split_in_name(file.stem)
+            (named.append((split, file)) if split else unnamed.append((UNSPLIT, file)))
+    for home in sorted(child for child in folder.iterdir() if child.is_dir()):
+        split = split_in_name(home.name)
+        if split:
+            named += [(split, file) for file in sorted(home.glob("*.json")) if _is_coco(file)]
+    return named or unnamed
+
+
+def _is_coco(path: Path) -> bool:
+    if path.suffix.lower() != ".json":
+        return False
+    text = path.read_bytes()
+    return all(f'"{key}"'.encode() in text for key in _KEYS)
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"'{path}' is no JSON file ({error}). Mend it or write it again.") from error
+    for key in _KEYS:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(f"'{path}' has no list '{key}'. A COCO file has {', '.join(_KEYS)}.")
+    return content
+
+
+def _category_names(categories: list[Any], path: Path) -> dict[Any, str]:
+    names: dict[Any, str] = {}
+    for category in categories:
+        known = isinstance(category, dict) and isinstance(category.get("id"), _ID_TYPES)
+        if not known or not isinstance(category.get("name"), str):
+            raise DataError(f"'{path}' has a category without id or name: {category!r}. Give it both.")
+        if category["id"] in names:
+            raise DataError(f"'{path}' has two categories with the id {category['id']}. Give each an id of its own.")
+        names[category["id"]] = category["name"]
+    return names
+
+
+def _without_parents(categories: list[Any], names: dict[Any, str], used: set[str]) -> tuple[str, ...]:
+    """Class names in file order, less groups: an unused category which others name as their supercategory."""
+    parents = {c.get("supercategory") for c in categories if c.get("supercategory") != c["name"]}
+    return tuple(dict.fromkeys(name for name in names.values() if name in used or name not in parents))
+
+
+def _image_drafts(images: list[Any], path: Path) -> tuple[dict[Any, list[Draft]], list[SkippedRecord]]:
+    """Image id → its drafts: one, or more where the id was used twice (the check names them)."""
+    drafts: dict[Any, list[Draft]] = {}
+    lost = []
+    root = path.parent.parent if path.parent.name == "annotations" else path.parent
+    folders = _image_folders(path, root)
+    for number, image in enumerate(images, start=1):
+        source = f"{path.name}, image {_id_or_number(image, number)}"
+        if not isinstance(image, dict) or not isinstance(image.get("id"), _ID_TYPES):
+            lost.append(SkippedRecord(source, "an image without an id. Give it one."))
+            continue
+        draft = Draft(
+            str(image["id"]), path, source, declared_hw=declared_size(image.get("height"), image.get("width"))
+        )
+        try:
+            draft.image = find_image(folders, image.get("file_name"), root)
+        except BadRecordError as bad:
+            draft.problem = bad
+        drafts.setdefault(image["id"], []).append(draft)
+    return drafts, lost
+
+
+def _image_folders(path: Path, root: Path) -> list[Path]:
+    """Where images may lie, nearest first."""
+    stem = path.stem.removeprefix("instances_")
+    names = ["images", f"images/{stem}", stem]
+    split = split_in_name(path.stem)
+    if split:
+        children = [child for home in (root / "images", root) if home.is_dir() for child in sorted(home.iterdir())]
+        names += [str(c.relative_to(root)) for c in children if c.is_dir() and split_in_name(c.name) == split]
+    return list(dict.fromkeys([path.parent, root, *(root / name for name in names)]))
+
+
+def _draft_of(annotation: Any, drafts: dict[Any, list[Draft]]) -> Draft:
+    if not isinstance(annotation, dict) or not isinstance(annotation.get("image_id"), _ID_TYPES):
+        raise BadRecordError("an annotation without 'image_id'. Say which image it is on.")
+    if annotation["image_id"] not in drafts:
+        raise BadRecordError(f"there is no image with the id {annotation['image_id']}. Mend image_id or add the image.")
+    return drafts[annotation["image_id"]][0]
+
+
+def _box(annotation: dict[str, Any], names: dict[Any, str], source: str) -> DraftBox:
+    category, bbox = annotation.get("category_id"), annotation.get("bbox")
+    if not isinstance(category, _ID_TYPES) or category not in names:
+        known = ", ".join(str(id_) for id_ in list(names)[:10])
+        raise BadRecordError(
+            f"unknown category_id {category!r}; there are {known}. Mend it or add the category.", source
+        )
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(x, int | float) for x in bbox)):
+        raise BadRecordError(f"'bbox' is {bbox!r}, not four numbers [x, y, width, height]. Mend it.", source)
+    x, y, width, height = bbox
+    return DraftBox((x, y, x + width, y + height), names[category], source)
+
+
+def _id_or_number(entry: Any, number: int) -> str:
+    return str(entry["id"]) if isinstance(entry, dict) and "id" in entry else f"number {number}"

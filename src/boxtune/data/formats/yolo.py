@@ -1,0 +1,209 @@
+"""YOLO folders: `data.yaml` names the classes and where the images are; one text file an image holds its boxes.
+
+A line is `class x_centre y_centre width height`, in fractions of the upright image; a line with more numbers is a
+polygon and becomes its bounding box. The labels of `…/images/train/a.jpg` are in `…/labels/train/a.txt`; without that
+file the image has no objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from boxtune.data.formats.place import Place, find_image
+from boxtune.data.formats.written import Written
+from boxtune.data.images import IMAGE_SUFFIXES
+from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord
+from boxtune.data.splits import canonical_split, in_order
+from boxtune.detections import xyxy_to_cxcywh
+from boxtune.errors import DataError
+
+LOOKED_FOR = "YOLO: data.yaml with train, val and names"
+
+_SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
+
+
+def recognises(path: Path) -> bool:
+    """Whether a folder holds a YOLO data.yaml, or a file is one."""
+    return _find_yaml(path) is not None
+
+
+def split_names(place: Place) -> list[str]:
+    """Splits that are there, in order."""
+    return in_order(canonical_split(key) for key in _split_entries(_load(place.local)[1]))
+
+
+def read_split(place: Place, split: str) -> Reading:
+    """All images of a split with their boxes.
+
+    Raises:
+        DataError: data.yaml is wrong, or a folder that it names is missing.
+    """
+    yaml_path, content = _load(place.local)
+    names = _class_names(content, yaml_path)
+    root = _root(content, yaml_path)
+    reading = Reading([], tuple(dict.fromkeys(names.values())))
+    for key, entry in _split_entries(content).items():
+        if canonical_split(key) == split:
+            for item in entry if isinstance(entry, list) else [entry]:
+                _read_entry(_locate(root, item, yaml_path, key), root, names, reading)
+    return reading
+
+
+def write_split(folder: Path, split: str, images: Iterable[Written], labels: tuple[str, ...]) -> None:
+    """Write `labels/<split>/*.txt`, and the split's line in `data.yaml`."""
+    indices = {label: index for index, label in enumerate(labels)}
+    for image in images:
+        height, width = image.record.image_hw
+        detections = image.record.detections
+        boxes = xyxy_to_cxcywh(detections.xyxy) / [width, height, width, height]
+        rows = zip(detections.labels, boxes, strict=True)
+        lines = [f"{indices[label]} {' '.join(f'{number:.9f}' for number in box)}\n" for label, box in rows]
+        path = _label_path(folder / image.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines), encoding="utf-8")
+    yaml_path = folder / "data.yaml"
+    content = yaml.safe_load(yaml_path.read_text(encoding="utf-8")) if yaml_path.exists() else {}
+    content = {**content, split: f"images/{split}", "nc": len(labels), "names": dict(enumerate(labels))}
+    # "train" and "val" are what other readers insist on; they come first whatever the order of writing.
+    ordered = {key: content[key] for key in (*_SPLIT_KEYS, *content) if key in content}
+    yaml_path.write_text(yaml.safe_dump(ordered, allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+
+def _find_yaml(path: Path) -> Path | None:
+    files = [path] if path.is_file() else sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+    matching = [file for file in files if file.suffix.lower() in (".yaml", ".yml") and _is_data_yaml(file)]
+    preferred = [file for file in matching if file.stem == "data"]
+    return next(iter(preferred or matching), None)
+
+
+def _is_data_yaml(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    return "names:" in text and any(f"{key}:" in text for key in _SPLIT_KEYS)
+
+
+def _load(path: Path) -> tuple[Path, dict[str, Any]]:
+    yaml_path = _find_yaml(path)
+    if yaml_path is None:
+        raise DataError(f"'{path}' holds no data.yaml with the keys train, val and names. Write one.")
+    try:
+        content = yaml.safe_load(yaml_path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"'{yaml_path}' is no YAML file ({' '.join(str(error).split())}). Mend it.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"'{yaml_path}' must hold keys such as train, val and names.")
+    return yaml_path, content
+
+
+def _split_entries(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: content[key] for key in _SPLIT_KEYS if content.get(key)}
+
+
+def _class_names(content: dict[str, Any], path: Path) -> dict[int, str]:
+    names = content.get("names")
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(names, dict) or not names:
+        raise DataError(f"'{path}': names must be a list of class names, or index: name. Add it.")
+    for index, name in names.items():
+        if not isinstance(index, int) or isinstance(name, bool) or not isinstance(name, str | int | float):
+            raise DataError(f"'{path}': class {index!r}: {name!r} is not index: text. Put the name in quotes.")
+    declared = content.get("nc", len(names))
+    if declared != len(names):
+        raise DataError(f"'{path}': nc is {declared!r}, but there are {len(names)} names. Mend one of them.")
+    return {index: str(names[index]) for index in sorted(names)}
+
+
+def _root(content: dict[str, Any], yaml_path: Path) -> Path:
+    """The folder that entries start from: `path`, absolute or from the YAML's folder, or that folder itself.
+
+    The last also where `path` leads nowhere: trainers write there where the set lay on their own machine.
+    """
+    root = yaml_path.parent / str(content.get("path") or ".")
+    return root if root.is_dir() else yaml_path.parent
+
+
+def _locate(root: Path, item: Any, yaml_path: Path, key: str) -> Path:
+    if not isinstance(item, str):
+        raise DataError(f"'{yaml_path}': {key} is {item!r}, not a folder, a list of folders or a .txt file.")
+    # Roboflow writes ../train/images for the folder train/images beside the YAML.
+    for candidate in (root / item, yaml_path.parent / item, yaml_path.parent / item.removeprefix("../")):
+        if candidate.exists():
+            return candidate
+    raise DataError(f"'{yaml_path}': {key} leads to '{root / item}', which does not exist. Mend {key} or path.")
+
+
+def _read_entry(entry: Path, root: Path, names: dict[int, str], reading: Reading) -> None:
+    if entry.is_file():
+        reading.drafts += _listed_drafts(entry, root, names, reading.lost)
+        return
+    images = sorted(path for path in entry.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    reading.drafts += [_draft(path, root, path.relative_to(entry).as_posix(), names) for path in images]
+    labelled = {_label_path(path) for path in images}
+    folder = _label_path(entry / "a.jpg").parent
+    for path in sorted(folder.rglob("*.txt")) if folder != entry else []:
+        if path not in labelled and path.stem != "classes":
+            reading.lost.append(SkippedRecord(str(path), "labels without an image. Add the image or remove the file."))
+
+
+def _listed_drafts(listing: Path, root: Path, names: dict[int, str], lost: list[SkippedRecord]) -> Iterator[Draft]:
+    for number, line in enumerate(listing.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            path = find_image([listing.parent, root], line.strip(), root)
+        except BadRecordError as bad:
+            lost.append(SkippedRecord(f"{listing.name}, line {number}", bad.reason))
+        else:
+            yield _draft(path, root, line.strip(), names)
+
+
+def _draft(image: Path, root: Path, name: str, names: dict[int, str]) -> Draft:
+    path = _label_path(image)
+    image_id = image.relative_to(root).as_posix() if image.is_relative_to(root) else name
+    draft = Draft(image_id, image, str(path), relative=True)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                draft.boxes.append(_box(line, names, f"{path}, line {number}"))
+    except BadRecordError as bad:
+        draft.problem = bad
+    except UnicodeDecodeError:
+        draft.problem = BadRecordError("the file is no text. Write it again.")
+    return draft
+
+
+def _label_path(image: Path) -> Path:
+    """`labels/` instead of the last `images/` of the path, or beside the image where there is none."""
+    parts = list(image.with_suffix(".txt").parts)
+    for position in range(len(parts) - 2, -1, -1):
+        if parts[position] == "images":
+            parts[position] = "labels"
+            break
+    return Path(*parts)
+
+
+def _box(line: str, names: dict[int, str], source: str) -> DraftBox:
+    try:
+        index, *numbers = [float(word) for word in line.split()]
+    except ValueError:
+        raise BadRecordError(f"{line!r} holds something that is no number. Mend the line.", source) from None
+    if index not in names:
+        raise BadRecordError(
+            f"class {index:g} is not among the {len(names)} names of data.yaml. Mend the line or add the name.", source
+        )
+    label = names[int(index)]
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        return DraftBox((x - width / 2, y - height / 2, x + width / 2, y + height / 2), label, source)
+    if len(numbers) >= 6 and len(numbers) % 2 == 0:
+        xs, ys = numbers[0::2], numbers[1::2]
+        return DraftBox((min(xs), min(ys), max(xs), max(ys)), label, source)
+    raise BadRecordError(
+        f"{len(numbers) + 1} numbers are neither a box (class and 4) nor a polygon (class and 3 points or more). "
+        "Mend the line.",
+        source,
+    )

@@ -1,0 +1,233 @@
+"""Score COCO files against each other without a model: read, checked, and handed to the COCO evaluator as they are."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from boxtune.detections import Detections, xywh_to_xyxy
+from boxtune.errors import DataError
+from boxtune.evaluation.average_precision import average_precision
+from boxtune.evaluation.metrics import Metrics, all_the_same, assignment_figures, count_image, precision_figures
+
+_SHOWN = 3  # so many offenders are named in a message
+
+
+def score_files(annotations: Path, predictions: Path) -> Metrics:
+    """What pycocotools' `COCOeval` says of two files, and the figures of the assignment beside it.
+
+    The annotations' own `area` and `iscrowd` are honoured (missing: width × height of the box, and no crowd). The one
+    difference to pycocotools: it cannot match an annotation whose id is 0, and this can.
+
+    Args:
+        annotations: COCO annotations with `images`, `annotations` (`bbox` is [x, y, width, height] in pixels) and
+            `categories`. Ids may be numbers or text.
+        predictions: COCO results, a list of `image_id`, `category_id`, `bbox`, `score`; it may be empty.
+
+    Raises:
+        DataError: a file is missing, is no such file, or an entry of it is wrong; the message names the entry.
+    """
+    truth = _checked_truth(_read_json(annotations, "--annotations"), annotations)
+    results = _checked_results(_read_json(predictions, "--predictions"), predictions, truth)
+    names = _category_names(truth["categories"])
+    solid = [row for row in truth["annotations"] if not row["iscrowd"]]
+    counts = [
+        count_image(_boxes(true, names), _boxes(found, names), _boxes(crowd, names))
+        for true, found, crowd in _by_image(truth, results)
+    ]
+    ap = average_precision(truth, results)
+    return Metrics(
+        **precision_figures(ap, names, Counter(row["category_id"] for row in solid)),
+        **assignment_figures(counts),
+        parse_rate=None,
+        repaired_rate=None,
+        malformed_rate=None,
+        truncated_rate=None,
+        num_images=len(truth["images"]),
+        num_boxes=len(solid),
+        num_predictions=len(results),
+        num_unknown_label_predictions=0,
+        score_source="file",
+        scores_constant=all_the_same([row["score"] for row in results]),
+    )
+
+
+def _by_image(
+    truth: dict[str, Any], results: Sequence[dict[str, Any]]
+) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]]:
+    """True, found and crowd rows of each image."""
+    true, found, crowd = defaultdict(list), defaultdict(list), defaultdict(list)
+    for row in truth["annotations"]:
+        (crowd if row["iscrowd"] else true)[row["image_id"]].append(row)
+    for row in results:
+        found[row["image_id"]].append(row)
+    return ((true[image["id"]], found[image["id"]], crowd[image["id"]]) for image in truth["images"])
+
+
+def _boxes(rows: Sequence[dict[str, Any]], names: dict[int, str]) -> Detections:
+    return Detections(xywh_to_xyxy([row["bbox"] for row in rows]), [names[row["category_id"]] for row in rows])
+
+
+def _category_names(categories: Sequence[dict[str, Any]]) -> dict[int, str]:
+    """Category number → its name, made unique by the file's id where two share one."""
+    names = {row["id"]: str(row.get("name", row["file_id"])) for row in categories}
+    twice = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {
+        row["id"]: f"{names[row['id']]} ({row['file_id']})" if names[row["id"]] in twice else names[row["id"]]
+        for row in categories
+    }
+
+
+# ---- reading and checking ------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path, option: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"No file at {path}: check {option}.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Check {option}.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
+    except (ValueError, RecursionError):  # bytes that are no UTF-8, numbers of thousands of digits, endless nesting
+        raise DataError(f"{path} is not JSON text in UTF-8: check {option}.") from None
+
+
+def _checked_truth(content: Any, path: Path) -> dict[str, Any]:
+    """The file's data set with ids numbered from 1 in the order of its own ids, so that ties fall as in the file."""
+    if isinstance(content, list):
+        raise DataError(f"{path} holds a list, as COCO results do: --annotations wants the file with the true boxes.")
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no COCO file: it must hold an object with images, annotations and categories.")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            hint = "a file without true boxes cannot be scored against" if key == "annotations" else "add it"
+            raise DataError(f"{path} is no COCO annotation file: it has no list '{key}'; {hint}.")
+    images = _numbered(content["images"], f"{path}: images")
+    categories = _numbered(content["categories"], f"{path}: categories")
+    rows = content["annotations"]
+    where = f"{path}: annotations"
+    for index, row in enumerate(rows):
+        _check_keys(row, ("id", "image_id", "category_id", "bbox"), f"{where}[{index}]")
+        _check_bbox(row["bbox"], f"{where}[{index}]")
+        _check_area_and_crowd(row, f"{where}[{index}]")
+    _numbered(rows, where)  # for its complaints about ids that come twice
+    _check_known(rows, "image_id", images, where)
+    _check_known(rows, "category_id", categories, where)
+    return {
+        "images": [{"id": number} for number in images.values()],
+        "categories": [
+            {**row, "id": categories[_id(row["id"])], "file_id": row["id"]} for row in content["categories"]
+        ],
+        "annotations": [
+            {
+                "area": row["bbox"][2] * row["bbox"][3],
+                **row,
+                "id": number,
+                "image_id": images[_id(row["image_id"])],
+                "category_id": categories[_id(row["category_id"])],
+                "iscrowd": int(row.get("iscrowd", 0)),
+            }
+            for number, row in enumerate(rows, start=1)
+        ],
+        "image_numbers": images,
+        "category_numbers": categories,
+    }
+
+
+def _checked_results(content: Any, path: Path, truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """The file's results with the numbers that `_checked_truth` gave."""
+    if not isinstance(content, list):
+        kind = "an annotation file" if isinstance(content, dict) and "annotations" in content else "something else"
+        raise DataError(f"{path} is {kind}: --predictions wants COCO results, a list of objects with a bbox each.")
+    images, categories = truth["image_numbers"], truth["category_numbers"]
+    for index, row in enumerate(content):
+        where = f"{path}: entry {index}"
+        _check_keys(row, ("image_id", "category_id", "bbox", "score"), where)
+        _check_bbox(row["bbox"], where)
+        if not _is_number(row["score"]):
+            raise DataError(f"{where}: score {_shown(row['score'])} is no finite number.")
+    _check_known(content, "image_id", images, str(path))
+    _check_known(content, "category_id", categories, str(path))
+    return [
+        {
+            "image_id": images[_id(row["image_id"])],
+            "category_id": categories[_id(row["category_id"])],
+            "bbox": row["bbox"],
+            "score": row["score"],
+        }
+        for row in content
+    ]
+
+
+def _numbered(rows: Sequence[Any], where: str) -> dict[Any, int]:
+    """Id → its rank from 1, numbers before text.
+
+    Raises:
+        DataError: an entry is no object or has no usable id, or ids come twice.
+    """
+    for index, row in enumerate(rows):
+        _check_keys(row, ("id",), f"{where}[{index}]")
+    counts = Counter(_id(row["id"]) for row in rows)
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        raise DataError(f"{where}: ids come twice, which COCO files forbid: {_some(twice)}.")
+    return {key: rank for rank, key in enumerate(sorted(counts, key=lambda key: (isinstance(key, str), key)), start=1)}
+
+
+def _check_keys(row: Any, keys: Iterable[str], where: str) -> None:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: {_shown(row)} is no object; each entry must be one.")
+    missing = [key for key in keys if key not in row]
+    if missing:
+        raise DataError(f"{where} lacks {', '.join(missing)}; an entry needs {', '.join(keys)}.")
+    for key in keys:
+        if key.endswith("id") and not (isinstance(row[key], str) or _is_number(row[key])):
+            raise DataError(f"{where}: {key} {_shown(row[key])} is neither a number nor text.")
+
+
+def _check_bbox(bbox: Any, where: str) -> None:
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
+        raise DataError(f"{where}: bbox {_shown(bbox)} is not four finite numbers [x, y, width, height].")
+    if bbox[2] < 0 or bbox[3] < 0:
+        raise DataError(f"{where}: bbox {bbox} has a negative size; COCO boxes are [x, y, width, height].")
+
+
+def _check_area_and_crowd(row: dict[str, Any], where: str) -> None:
+    if "area" in row and not _is_number(row["area"]):
+        raise DataError(f"{where}: area {_shown(row['area'])} is no finite number; leave it out to use the box's.")
+    if row.get("iscrowd", 0) not in (0, 1):
+        raise DataError(f"{where}: iscrowd {_shown(row['iscrowd'])} is neither 0 nor 1.")
+
+
+def _check_known(rows: Sequence[dict[str, Any]], key: str, known: dict[Any, int], where: str) -> None:
+    unknown = dict.fromkeys(_id(row[key]) for row in rows if _id(row[key]) not in known)
+    if unknown:
+        some = f"the annotations have {_some(list(known))}" if known else "the annotations have none"
+        raise DataError(f"{where}: unknown {key} {_some(list(unknown))}; {some}. Do the files belong together?")
+
+
+def _id(value: Any) -> Any:
+    """An id as a key: 1.0 and 1 are one id, as Python's dictionaries have it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
+
+
+def _some(values: Sequence[Any]) -> str:
+    more = len(values) - _SHOWN
+    return ", ".join(_shown(value) for value in values[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= 60 else text[:57] + "…"

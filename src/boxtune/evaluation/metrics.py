@@ -1,0 +1,264 @@
+"""The figures of an evaluation, and the accumulator that collects them image by image. Printing is in `summary`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from boxtune.detections import Detections
+from boxtune.errors import DataError
+from boxtune.evaluation.average_precision import AveragePrecision, average_precision
+from boxtune.evaluation.matching import inside_crowd, match
+from boxtune.evaluation.predictions import Truth, category_labels, coco_ground_truth, coco_results
+
+Status = Literal["ok", "repaired", "malformed"]
+
+CONSTANT_SCORES = "constant 1.0"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How good predictions are. Shares, IoUs and APs lie in 0–1; None stands where there was nothing to measure.
+
+    COCO AP goes by score, and averages over labels that have true boxes. The figures below it rest on the best
+    one-to-one assignment of all found boxes to true boxes of the same label (`matching`), whatever their scores.
+
+    Attributes:
+        map: COCO AP over IoU 0.50 … 0.95, at most 100 boxes a label and image; None without a single true box.
+        map50: COCO AP at IoU 0.50.
+        map75: COCO AP at IoU 0.75.
+        map_small: COCO AP of true boxes below 32² square pixels.
+        map_medium: COCO AP of true boxes of 32² to 96² square pixels.
+        map_large: COCO AP of true boxes above 96² square pixels.
+        ar100: COCO average recall.
+        per_class: label → `ap`, `ap50`, `num_boxes`.
+        mean_iou: mean IoU of assigned pairs; 0 where nothing was assigned.
+        mean_iou_all: mean IoU of all true boxes; a missed one counts 0.
+        detection_rate50: share of true boxes whose pair has an IoU of at least 0.5.
+        rate70: the same at 0.7.
+        precision50: share of found boxes in such a pair; boxes with an unknown label count as wrong here.
+        recall50: the same number as detection_rate50, beside its precision.
+        f1_50: harmonic mean of the two.
+        count_error: mean absolute difference of the number of found and true boxes, an image.
+        parse_rate: share of answers that could be read, as they were or repaired; None for files of boxes.
+        repaired_rate: share of answers that had to be repaired.
+        malformed_rate: share of answers that could not be read.
+        truncated_rate: share of answers that ran into the token limit.
+        num_images: images, with or without objects.
+        num_boxes: true boxes (crowd regions are none).
+        num_predictions: found boxes.
+        num_unknown_label_predictions: found boxes whose label is no known category. COCO AP does not see them.
+        score_source: where scores come from: `token probabilities`, `constant 1.0`, `file`.
+        scores_constant: all found boxes (two or more) have the same score, so that AP cannot rank them.
+    """
+
+    map: float | None
+    map50: float | None
+    map75: float | None
+    map_small: float | None
+    map_medium: float | None
+    map_large: float | None
+    ar100: float | None
+    per_class: dict[str, dict[str, float | int | None]]
+    mean_iou: float | None
+    mean_iou_all: float | None
+    detection_rate50: float | None
+    rate70: float | None
+    precision50: float | None
+    recall50: float | None
+    f1_50: float | None
+    count_error: float | None
+    parse_rate: float | None
+    repaired_rate: float | None
+    malformed_rate: float | None
+    truncated_rate: float | None
+    num_images: int
+    num_boxes: int
+    num_predictions: int
+    num_unknown_label_predictions: int
+    score_source: str
+    scores_constant: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; never NaN or infinite."""
+        return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """What the assignment says of one image."""
+
+    iou: tuple[float, ...]
+    num_boxes: int
+    num_predictions: int
+
+
+def count_image(truth: Detections, predicted: Detections, crowd: Detections | None = None) -> ImageCounts:
+    """Assign the boxes of one image. A found box without partner that lies in a `crowd` region is not counted."""
+    matches = match(truth, predicted)
+    num_predictions = len(predicted)
+    if crowd is not None and len(crowd):
+        left_over = inside_crowd(predicted, crowd)
+        left_over[matches.predicted_index] = False
+        num_predictions -= int(left_over.sum())
+    return ImageCounts(tuple(matches.iou.tolist()), len(truth), num_predictions)
+
+
+def assignment_figures(images: Sequence[ImageCounts]) -> dict[str, float | None]:
+    """The figures of `Metrics` that rest on the assignment."""
+    iou = np.array([value for image in images for value in image.iou])
+    boxes = sum(image.num_boxes for image in images)
+    found = sum(image.num_predictions for image in images)
+    hits = int((iou >= 0.5).sum())
+    return {
+        "mean_iou": (float(iou.mean()) if iou.size else 0.0) if boxes else None,
+        "mean_iou_all": _share(iou.sum(), boxes),
+        "detection_rate50": _share(hits, boxes),
+        "rate70": _share((iou >= 0.7).sum(), boxes),
+        "precision50": _share(hits, found) if found else (0.0 if boxes else None),
+        "recall50": _share(hits, boxes),
+        "f1_50": _share(2 * hits, boxes + found),
+        "count_error": _share(sum(abs(image.num_boxes - image.num_predictions) for image in images), len(images)),
+    }
+
+
+def precision_figures(ap: AveragePrecision, names: dict[int, str], num_boxes: dict[int, int]) -> dict[str, Any]:
+    """The figures of `Metrics` that are COCO's; `names` and `num_boxes` by category id."""
+    return {
+        "map": ap.map,
+        "map50": ap.map50,
+        "map75": ap.map75,
+        "map_small": ap.by_area["small"],
+        "map_medium": ap.by_area["medium"],
+        "map_large": ap.by_area["large"],
+        "ar100": ap.ar100,
+        "per_class": {
+            names[category]: {"ap": of_class, "ap50": of_class_50, "num_boxes": num_boxes.get(category, 0)}
+            for category, (of_class, of_class_50) in ap.per_category.items()
+        },
+    }
+
+
+def all_the_same(scores: Sequence[float]) -> bool:
+    """Whether there are two or more scores and they are equal."""
+    return len(scores) > 1 and len(set(scores)) == 1
+
+
+def _share(part: float, whole: int) -> float | None:
+    return float(part) / whole if whole else None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    sample_id: str
+    image_hw: tuple[int, int]
+    truth: Detections
+    predicted: Detections
+    status: Status
+    truncated: bool
+
+
+class MetricsAccumulator:
+    """Collects images one by one and turns them into `Metrics`.
+
+    Args:
+        labels: known labels, in order. Labels of true boxes are known too. A found box with another label is wrong in
+            `precision50`, invisible to COCO AP, and counted in `num_unknown_label_predictions`.
+        score_source: where scores come from, for the report; found boxes without scores get 1.0, and it says so.
+    """
+
+    def __init__(self, labels: Iterable[str] = (), score_source: str = "token probabilities") -> None:
+        self._labels = tuple(labels)
+        self._score_source = score_source
+        self._seen: dict[str, _Seen] = {}
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._seen.clear()
+
+    def update(
+        self,
+        sample_id: str,
+        image_hw: tuple[int, int],
+        truth: Detections,
+        predicted: Detections,
+        status: Status = "ok",
+        truncated: bool = False,
+    ) -> None:
+        """Add one image.
+
+        Args:
+            sample_id: unique in this evaluation.
+            image_hw: `(height, width)` in pixels.
+            truth: true boxes, in pixels of the image.
+            predicted: found boxes, in pixels of the same image.
+            status: how the answer could be read.
+            truncated: whether the answer ran into the token limit.
+
+        Raises:
+            DataError: the sample was added before.
+            ValueError: an unknown status.
+        """
+        if status not in get_args(Status):
+            raise ValueError(f"Status must be one of {', '.join(get_args(Status))}, not {status!r}.")
+        if sample_id in self._seen:
+            raise DataError(f"Sample '{sample_id}' comes twice: sample ids must be unique within an evaluation.")
+        self._seen[sample_id] = _Seen(sample_id, image_hw, truth, predicted, status, truncated)
+
+    def compute(self) -> Metrics:
+        """Figures of all images added so far."""
+        seen = list(self._seen.values())
+        truths: list[Truth] = [(one.sample_id, one.image_hw, one.truth) for one in seen]
+        labels = category_labels(self._labels, (one.truth for one in seen))
+        results = coco_results([(one.sample_id, one.predicted) for one in seen], labels)
+        num_predictions = sum(len(one.predicted) for one in seen)
+        unknown = num_predictions - len(results)
+        scores = [row["score"] for row in results]
+        ground_truth = coco_ground_truth(truths, labels)
+        return Metrics(
+            **precision_figures(
+                average_precision(ground_truth, results),
+                dict(enumerate(labels, start=1)),
+                {n: sum(one.truth.labels.count(label) for one in seen) for n, label in enumerate(labels, start=1)},
+            ),
+            **assignment_figures([count_image(one.truth, one.predicted) for one in seen]),
+            **_answer_figures(seen),
+            num_images=len(seen),
+            num_boxes=sum(len(one.truth) for one in seen),
+            num_predictions=num_predictions,
+            num_unknown_label_predictions=unknown,
+            score_source=_score_source(seen, self._score_source),
+            scores_constant=all_the_same(scores),
+        )
+
+
+def _answer_figures(seen: Sequence[_Seen]) -> dict[str, float | None]:
+    def share(status: str) -> float | None:
+        return _share(sum(one.status == status for one in seen), len(seen))
+
+    readable = sum(one.status != "malformed" for one in seen)
+    return {
+        "parse_rate": _share(readable, len(seen)),
+        "repaired_rate": share("repaired"),
+        "malformed_rate": share("malformed"),
+        "truncated_rate": _share(sum(one.truncated for one in seen), len(seen)),
+    }
+
+
+def _score_source(seen: Sequence[_Seen], said: str) -> str:
+    """An image without found boxes says nothing about where scores come from."""
+    has_scores = {one.predicted.scores is not None for one in seen if len(one.predicted)}
+    if has_scores == {False}:
+        return CONSTANT_SCORES
+    return said if False not in has_scores else f"{said}; {CONSTANT_SCORES} where there were none"
