@@ -114,7 +114,8 @@ class Step:
         self.image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.positions: dict[str, torch.Tensor] = {}
 
-    def __call__(self, shape: str, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, shape: str, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Mean cross-entropy over the tokens of the answers."""
         pixels, ids = shaken(batch, self.numbers)
         length = math.ceil(int(batch["lengths"].max()) / 64) * 64
         ids = ids[:, : min(length, ids.shape[1])]
@@ -135,8 +136,7 @@ class Step:
                 logits_to_keep=keep,
             ).logits
         targets = ids[:, first + 1 :].masked_fill(~labelled[:, first + 1 :], -100)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
-        return loss, labelled.sum()
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
 
     def _positions(self, shape: str, row: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
         """Of a shape: the words before the image are always the same, so one row serves all."""
@@ -190,8 +190,11 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     processor = processor_for(recipe)
     sitting = 0 if state is None else int(state["sitting"]) + 1
     chunks = start_workers(processor, recipe["data"], sitting * 10**9, args.workers)
-    first = [next(chunks) for _ in range(2 * args.workers)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":  # a trial run
+        recipe["data"] |= {"pool": 1000, "first": 64}
+        recipe["train"]["batch_tokens"] = 6000
+    first = [next(chunks) for _ in range(recipe["data"]["first"] // recipe["data"]["chunk"])]
     torch.set_float32_matmul_precision("high")
     ALL_ATTENTION_FUNCTIONS.register("uniform_flash", uniform_attention)
     model = build_model(recipe, processor).to(device).train()
@@ -235,6 +238,7 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         args.output_dir / "state.new",
     )
     (args.output_dir / "state.new").replace(state_path)
+    print(f"stopped at step {step}", flush=True)
 
 
 def _optimizer(model: Any, train: dict[str, Any]) -> torch.optim.Optimizer:
@@ -265,7 +269,7 @@ def _loop(
         for group in optimizer.param_groups:
             group["lr"] = rate_of(step, settings, decay_from)
         shape, batch = next(batches)
-        loss, _ = forward(shape, batch)
+        loss = forward(shape, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from boxtune.collators.encode import render
 from boxtune.data.conversation import ConversationStyle
-from boxtune.data.synthetic import render_nutrition, render_scene
+from boxtune.data.synthetic import make_scene, render_nutrition
 from boxtune.detections import Detections
 from boxtune.grounding.prompts import order_boxes
 from boxtune.models.families import family
@@ -87,7 +87,7 @@ def draw(
         image, detections = render_nutrition(seed, (height, width))
         name = NUTRITION_NAMES[0] if rng.random() < 0.7 else str(rng.choice(NUTRITION_NAMES))
         return image, [name], Detections(detections.xyxy, [name] * len(detections))
-    scene = render_scene(seed, (height, width))
+    scene = make_scene(seed, (height, width))
     asked, detections = scene.query(rng)
     return scene.image, asked, detections
 

@@ -118,7 +118,7 @@ def test_files_that_are_no_images(tmp_path, content, words):
 
 
 def test_missing_file_names_itself():
-    with pytest.raises(DataError, match="gone.jpg' does not exist"):
+    with pytest.raises(DataError, match=r"gone\.jpg' does not exist"):
         probe_image(Path("gone.jpg"))
 
 

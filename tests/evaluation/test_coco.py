@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluation.scenes import pycocotools_figures, random_scene
 
 from boxtune.detections import Detections, xywh_to_xyxy
 from boxtune.errors import BoxtuneError
 from boxtune.evaluation.coco import score_files
 from boxtune.evaluation.metrics import Metrics, MetricsAccumulator
+from evaluation.scenes import pycocotools_figures, random_scene
 
 EXACT = 1e-12
 """Both sides average the same numbers in the same order; only the last bit of a division may differ."""
@@ -47,7 +47,9 @@ def test_detections_equal_pycocotools(seed):
     names = {row["id"]: row["name"] for row in truth["categories"]}
     accumulator = MetricsAccumulator(names.values())
     for image in truth["images"]:
-        true, found = ([row for row in rows if row["image_id"] == image["id"]] for rows in (truth["annotations"], results))
+        true, found = (
+            [row for row in rows if row["image_id"] == image["id"]] for rows in (truth["annotations"], results)
+        )
         accumulator.update(
             str(image["id"]),
             (480, 640),
@@ -72,7 +74,13 @@ def small() -> tuple[dict, list[dict]]:
 
 def test_small_pair(tmp_path):
     metrics = score(tmp_path, *small())
-    assert (metrics.map, metrics.mean_iou, metrics.num_images, metrics.num_boxes, metrics.num_predictions) == (1, 1, 2, 1, 1)
+    assert (metrics.map, metrics.mean_iou, metrics.num_images, metrics.num_boxes, metrics.num_predictions) == (
+        1,
+        1,
+        2,
+        1,
+        1,
+    )
     assert (metrics.parse_rate, metrics.score_source) == (None, "file")
     assert metrics.per_class == {"table": {"ap": 1, "ap50": 1, "num_boxes": 1}}
 
@@ -165,6 +173,7 @@ BAD_FILES = [
     ("results", lambda r: r[0].update(bbox=[0, 0, 1, True]), "is not four finite numbers"),
     ("results", lambda r: r[0].update(bbox=[0, 0, 1, float("inf")]), "is not four finite numbers"),
     ("results", lambda r: r[0].update(bbox=[0, 0, 1, 10**400]), "is not four finite numbers"),
+    ("results", lambda r: r[0].update(bbox=[1e308, 0, 1e308, 2]), "reaches beyond 1,000,000,000 pixels"),
     ("results", lambda r: r[0].update(bbox=[5, 5, -1, 2]), "negative size"),
     ("results", lambda r: r[0].update(score=float("nan")), "score NaN is no finite number"),
     ("results", lambda r: r[0].update(score="0.9"), "is no finite number"),
@@ -189,9 +198,9 @@ def test_bad_files_are_said_in_one_line(tmp_path, target, change, message):
 def test_missing_and_unreadable_files(tmp_path):
     truth, results = small()
     score(tmp_path, truth, results)
-    with pytest.raises(BoxtuneError, match="No file at .*absent.json: check --annotations"):
+    with pytest.raises(BoxtuneError, match=r"No file at .*absent\.json: check --annotations"):
         score_files(tmp_path / "absent.json", tmp_path / "results.json")
-    with pytest.raises(BoxtuneError, match="cannot be read.* --predictions"):
+    with pytest.raises(BoxtuneError, match=r"cannot be read.* --predictions"):
         score_files(tmp_path / "truth.json", tmp_path)
     (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BoxtuneError, match="not JSON text in UTF-8"):

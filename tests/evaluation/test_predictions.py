@@ -32,7 +32,7 @@ def test_image_ids(sample_ids, numbers):
 
 def test_categories_keep_their_order():
     truths = [Detections([[0, 0, 1, 1]] * 2, ["z", "c"]), Detections.empty()]
-    assert category_labels(["b", "c", "b"], truths) == ("b", "c", "a", "z")[:2] + ("z",)
+    assert category_labels(["b", "c", "b"], truths) == ("b", "c", "z")
 
 
 @pytest.mark.parametrize("names", [["10", "9", "8"], ["x.jpg", "ü 1", "a/b"]])

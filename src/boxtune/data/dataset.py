@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, overload
@@ -14,7 +15,7 @@ from boxtune.data.formats.place import Place, parse_place
 from boxtune.data.formats.registry import READERS, find_format
 from boxtune.data.records import Record, SkippedRecord, check_reading, write_skipped
 from boxtune.data.sample import Sample
-from boxtune.data.splits import choose_splits
+from boxtune.data.splits import canonical_split, choose_splits
 from boxtune.detections import Detections
 from boxtune.errors import DataError
 
@@ -143,11 +144,12 @@ def load_dataset(
     if str(spec).startswith(_SYNTHETIC):
         from boxtune.data.synthetic import load_synthetic
 
-        return load_synthetic(str(spec), split)
-    place = parse_place(str(spec))
-    name = find_format(place, format)
-    available = READERS[name].split_names(place)
-    dataset = _read(place, name, choose_splits(available, split, place.spec))
+        return load_synthetic(str(spec), None if split is None else canonical_split(split))
+    with _unreadable_as_data_error(str(spec)):
+        place = parse_place(str(spec))
+        name = find_format(place, format)
+        available = READERS[name].split_names(place)
+        dataset = _read(place, name, choose_splits(available, split, place.spec))
     if dataset.skipped and on_error == "refuse":
         raise DataError(_complaint(dataset))
     if skipped_path is not None:
@@ -170,8 +172,20 @@ def available_splits(spec: str | Path, format: str | None = None) -> list[str]:
     """
     if str(spec).startswith(_SYNTHETIC):
         return ["train", "val", "test"]
-    place = parse_place(str(spec))
-    return READERS[find_format(place, format)].split_names(place)
+    with _unreadable_as_data_error(str(spec)):
+        place = parse_place(str(spec))
+        return READERS[find_format(place, format)].split_names(place)
+
+
+@contextmanager
+def _unreadable_as_data_error(spec: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f" at '{error.filename}'" if error.filename else ""
+        raise DataError(
+            f"Data set '{spec}' cannot be read{where} ({error.strerror or error}). See to its rights."
+        ) from error
 
 
 def _read(place: Place, format_name: str, splits: list[str]) -> DetectionDataset:

@@ -84,7 +84,6 @@ def open_upright_rgb(source: Path | bytes, name: str | None = None) -> Image.Ima
     """
     with _opened(source, name) as (image, file, called):
         orientation = _orientation(image, file)
-        file.seek(0)
         rgb = _to_rgb(image, called)
         turn = None if _turned_by_pillow(image) else _TURNS.get(orientation)
     upright = rgb if turn is None else rgb.transpose(turn)

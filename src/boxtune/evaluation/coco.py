@@ -14,7 +14,10 @@ from boxtune.errors import DataError
 from boxtune.evaluation.average_precision import average_precision
 from boxtune.evaluation.metrics import Metrics, all_the_same, assignment_figures, count_image, precision_figures
 
+Row = dict[str, Any]
+
 _SHOWN = 3  # so many offenders are named in a message
+_FARTHEST = 10**9  # keeps areas and unions exact enough to compare
 
 
 def score_files(annotations: Path, predictions: Path) -> Metrics:
@@ -56,11 +59,11 @@ def score_files(annotations: Path, predictions: Path) -> Metrics:
     )
 
 
-def _by_image(
-    truth: dict[str, Any], results: Sequence[dict[str, Any]]
-) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]]:
+def _by_image(truth: dict[str, Any], results: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row], list[Row]]]:
     """True, found and crowd rows of each image."""
-    true, found, crowd = defaultdict(list), defaultdict(list), defaultdict(list)
+    true: defaultdict[int, list[Row]] = defaultdict(list)
+    found: defaultdict[int, list[Row]] = defaultdict(list)
+    crowd: defaultdict[int, list[Row]] = defaultdict(list)
     for row in truth["annotations"]:
         (crowd if row["iscrowd"] else true)[row["image_id"]].append(row)
     for row in results:
@@ -68,11 +71,11 @@ def _by_image(
     return ((true[image["id"]], found[image["id"]], crowd[image["id"]]) for image in truth["images"])
 
 
-def _boxes(rows: Sequence[dict[str, Any]], names: dict[int, str]) -> Detections:
+def _boxes(rows: Sequence[Row], names: dict[int, str]) -> Detections:
     return Detections(xywh_to_xyxy([row["bbox"] for row in rows]), [names[row["category_id"]] for row in rows])
 
 
-def _category_names(categories: Sequence[dict[str, Any]]) -> dict[int, str]:
+def _category_names(categories: Sequence[Row]) -> dict[int, str]:
     """Category number → its name, made unique by the file's id where two share one."""
     names = {row["id"]: str(row.get("name", row["file_id"])) for row in categories}
     twice = {name for name, count in Counter(names.values()).items() if count > 1}
@@ -194,6 +197,8 @@ def _check_keys(row: Any, keys: Iterable[str], where: str) -> None:
 def _check_bbox(bbox: Any, where: str) -> None:
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
         raise DataError(f"{where}: bbox {_shown(bbox)} is not four finite numbers [x, y, width, height].")
+    if max(map(abs, bbox)) > _FARTHEST:
+        raise DataError(f"{where}: bbox {_shown(bbox)} reaches beyond {_FARTHEST:,} pixels; no picture is that large.")
     if bbox[2] < 0 or bbox[3] < 0:
         raise DataError(f"{where}: bbox {bbox} has a negative size; COCO boxes are [x, y, width, height].")
 
@@ -205,7 +210,7 @@ def _check_area_and_crowd(row: dict[str, Any], where: str) -> None:
         raise DataError(f"{where}: iscrowd {_shown(row['iscrowd'])} is neither 0 nor 1.")
 
 
-def _check_known(rows: Sequence[dict[str, Any]], key: str, known: dict[Any, int], where: str) -> None:
+def _check_known(rows: Sequence[Row], key: str, known: dict[Any, int], where: str) -> None:
     unknown = dict.fromkeys(_id(row[key]) for row in rows if _id(row[key]) not in known)
     if unknown:
         some = f"the annotations have {_some(list(known))}" if known else "the annotations have none"

@@ -115,7 +115,7 @@ def count_image(truth: Detections, predicted: Detections, crowd: Detections | No
     return ImageCounts(tuple(matches.iou.tolist()), len(truth), num_predictions)
 
 
-def assignment_figures(images: Sequence[ImageCounts]) -> dict[str, float | None]:
+def assignment_figures(images: Sequence[ImageCounts]) -> dict[str, Any]:
     """The figures of `Metrics` that rest on the assignment."""
     iou = np.array([value for image in images for value in image.iou])
     boxes = sum(image.num_boxes for image in images)
@@ -243,7 +243,7 @@ class MetricsAccumulator:
         )
 
 
-def _answer_figures(seen: Sequence[_Seen]) -> dict[str, float | None]:
+def _answer_figures(seen: Sequence[_Seen]) -> dict[str, Any]:
     def share(status: str) -> float | None:
         return _share(sum(one.status == status for one in seen), len(seen))
 

@@ -18,13 +18,14 @@ def format_share(value: float | None) -> str:
 
 
 def headline(metrics: Metrics) -> list[tuple[str, str]]:
-    """The few figures that are shown first, as (name, text)."""
+    """The few figures that are shown first, as (name, text); no parse rate for files of boxes, which nobody parsed."""
+    answers = [] if metrics.parse_rate is None else [("parse rate", format_share(metrics.parse_rate))]
     return [
         ("AP", format_share(metrics.map)),
         ("AP50", format_share(metrics.map50)),
         ("AP75", format_share(metrics.map75)),
         ("mean IoU", format_share(metrics.mean_iou)),
-        ("parse rate", format_share(metrics.parse_rate)),
+        *answers,
         ("images", str(metrics.num_images)),
         ("boxes", str(metrics.num_boxes)),
     ]

@@ -173,9 +173,8 @@ def _note_surroundings(answer: str, found: Salvage, form: TextForm, notes: Notes
     if "```" in answer:
         notes.add("code fence removed")
     if found.elements:
-        first = min(element.span.whole[0] for element in found.elements)
-        last = max(element.span.whole[1] for element in found.elements)
-        around = _FENCE.sub("", answer[:first] + " " + answer[last:])
+        begin, end = found.extent
+        around = _FENCE.sub("", answer[:begin] + " " + answer[end:])
         if re.search(r"[^\W_]", around) and not found.cut:
             notes.add("text around the answer")
     if len(found.forms) > 1:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from boxtune.grounding.elements import BoxSpan, Element, FourNumbers, FourSpans, Notes, quoted
+from boxtune.grounding.elements import BoxSpan, Element, FourNumbers, FourSpans, Notes, Span, quoted
 from boxtune.grounding.special_tokens import neutralise
 
 
@@ -45,7 +45,7 @@ def mend(elements: Iterable[Element], bounds: tuple[int, int], labels: Sequence[
             seen.add((label, box))
             mended.labels.append(label)
             mended.boxes.append(box)
-            mended.spans.append(BoxSpan(element.span.whole, element.span.label, coordinates))
+            mended.spans.append(BoxSpan(element.span.whole, _label_span(element, label), coordinates))
     return mended
 
 
@@ -92,6 +92,13 @@ def _resolved(element: Element, known: KnownLabels | None, notes: Notes) -> str 
         notes.add(f"missing label taken as {quoted(known.only)} in #")
         return known.only
     return None
+
+
+def _label_span(element: Element, label: str) -> Span:
+    """Where the label is written; an empty range where a guess was wrong and the only known label was taken."""
+    start, end = element.span.label
+    wrong_guess = element.label_is_guess and element.label is not None and _singular(element.label) != _singular(label)
+    return (end, end) if wrong_guess else (start, end)
 
 
 class KnownLabels:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from boxtune.grounding.elements import BoxSpan, Element, FourNumbers, FourSpans, Notes, Span, quoted
 from boxtune.grounding.special_tokens import BOX_END, BOX_START, END_TOKENS, QUAD_END, QUAD_START, REF_END, REF_START
 
-LONGEST = 200_000
+LONGEST = 100_000
 """Characters that are read; no answer within a sensible token limit is longer."""
 
 BOX_KEYS = ("bbox_2d", "box_2d", "bbox", "box")
@@ -53,12 +53,14 @@ class Salvage:
         cut: the text ends in the middle of an answer.
         forms: which text forms were seen, by name.
         nothing_lost: no part of a box or label was seen that is not among the elements.
+        extent: from the first to the last object or reference, complete or not.
     """
 
     elements: list[Element]
     cut: bool
     forms: frozenset[str]
     nothing_lost: bool
+    extent: Span
 
 
 def salvage(text: str, notes: Notes) -> Salvage:
@@ -105,11 +107,13 @@ class _Scanner:
         self.expecting = False  # a box must follow, so that numbers count even without a bracket
         self.quad = False
         self.in_object = False
-        self.in_reference = False
+        self.in_reference = False  # a label was read whose box has not begun
+        self.in_box = False  # between the special tokens of a box
         self.depth = 0  # of square brackets outside of objects
         self.after = 0  # end of the last structure: a guessed label cannot begin before it
         self.cut = False
         self.lost = False
+        self.begin, self.end = len(text), 0
 
     def run(self) -> Salvage:
         position, end = 0, len(self.text)
@@ -132,7 +136,7 @@ class _Scanner:
                 else:
                     self.interrupt(match.start())
         self.finish(end)
-        return Salvage(self.elements, self.cut, frozenset(self.forms), not self.lost)
+        return Salvage(self.elements, self.cut, frozenset(self.forms), not self.lost, (self.begin, self.end))
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -143,11 +147,12 @@ class _Scanner:
             position = self.reference(match)
         elif token in (BOX_START, QUAD_START):
             self.interrupt(match.start())
-            self.expecting, self.quad, self.in_reference = True, token == QUAD_START, True
+            self.expecting, self.quad = True, token == QUAD_START
+            self.in_reference, self.in_box = False, True
             self.forms.add("tokens")
         elif token in (BOX_END, QUAD_END):
             self.interrupt(match.start())
-            self.in_reference = False
+            self.in_box = False
             if self.group and self.group.boxes:
                 self.group.end = position
         elif token not in END_TOKENS:
@@ -246,6 +251,10 @@ class _Scanner:
         if self.numbers is not None:
             self.numbers.end = match.start() + 1
             self.close_numbers(bracket=True)
+        elif self.in_object and not self.pairs and self.group and self.group.boxes and self.group.label is not None:
+            self.notes.add("a bracket missing")  # the list ends, but the object was not closed
+            self.flush()
+            self.in_object = False
         brackets = match[0].count(")") + match[0].count("]")
         if not inner or brackets > 1:
             self.close_pairs()
@@ -276,7 +285,7 @@ class _Scanner:
             self.cut = True
             self.pairs.pop()
         self.close_pairs()
-        self.cut |= self.in_object or self.in_reference or self.depth > 0
+        self.cut |= self.in_object or self.in_reference or self.in_box or self.depth > 0
         if self.cut and self.group and not self.group.boxes:
             self.group = None
         self.flush()
@@ -320,7 +329,10 @@ class _Scanner:
             self.guess_label(numbers.start)
             self.forms.add("tokens")
         else:
-            self.forms.add("tokens" if self.in_reference else "json")
+            self.forms.add("tokens" if self.in_box else "json")
+        if self.in_reference:
+            self.notes.add("a special token missing")
+            self.in_reference = False
         if self.group is None:
             self.group = _Group(numbers.start, numbers.end)
         self.group.boxes.append(numbers)
@@ -343,6 +355,7 @@ class _Scanner:
         group, self.group = self.group, None
         if group is None:
             return
+        self.begin, self.end = min(self.begin, group.start), max(self.end, group.end)
         if not group.boxes and group.label is not None and not group.box_dropped:
             self.lost = True
             self.notes.add(f"label {quoted(group.label)} without a box")

@@ -4,8 +4,8 @@ Each family has learned one convention, and a box written in another is silently
 family, saved by its `name` in checkpoints, and never guessed from the numbers. A space divides each side of the image
 into equal units; text holds whole units, and the last one is never written: 0…999 of 1000 units, or 0…W'−1 of W' pixels
 (Qwen3-VL's own answers never exceed 999). A coordinate therefore loses at most half a unit to rounding, and at most
-one unit where it lies at the right or lower border. A box thinner than a unit is widened to one, so that no object
-vanishes; its edges move by at most one unit, or two at the right or lower border.
+one unit where it lies at the right or lower border. A side that would round to nothing is widened to one unit, so that
+no object vanishes; its two edges move by at most one unit, or two at the right or lower border.
 """
 
 from __future__ import annotations

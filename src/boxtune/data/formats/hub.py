@@ -14,6 +14,7 @@ Images stay undecoded; they are probed and opened from their bytes.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def _local_splits(path: Path) -> dict[str, list[str]]:
     files: dict[str, list[str]] = {}
     for file in _parquet_files(path):
         split = split_in_name(file.stem) or split_in_name(file.parent.name) or UNSPLIT
-        files.setdefault(split, []).append(str(file))
+        files.setdefault(split, []).append(glob.escape(str(file)))  # datasets takes names as patterns
     return files
 
 
@@ -135,7 +136,7 @@ def _own_split_names(place: Place) -> dict[str, str]:
         return {split: split for split in _local_splits(place.path)}
     import datasets
 
-    with _Loading(place.spec):
+    with _Loading(place):
         own = datasets.get_dataset_split_names(str(place.hub_id), place.options.get("config"), **_revision(place))
     return {canonical_split(name): name for name in own}
 
@@ -143,7 +144,7 @@ def _own_split_names(place: Place) -> dict[str, str]:
 def _load(place: Place, split: str) -> datasets.Dataset:
     import datasets
 
-    with _Loading(place.spec):
+    with _Loading(place):
         if place.path is not None:
             return datasets.load_dataset("parquet", data_files={split: _local_splits(place.path)[split]}, split=split)
         return datasets.load_dataset(str(place.hub_id), place.options.get("config"), split=split, **_revision(place))
@@ -156,8 +157,8 @@ def _revision(place: Place) -> dict[str, str]:
 class _Loading:
     """Whatever goes wrong while `datasets` fetches or reads, as one line that names the data set."""
 
-    def __init__(self, spec: str) -> None:
-        self.spec = spec
+    def __init__(self, place: Place) -> None:
+        self.place = place
 
     def __enter__(self) -> None:
         return None
@@ -165,10 +166,15 @@ class _Loading:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception):
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(
-                f"Data set '{self.spec}' cannot be loaded ({reason}). It is no folder here; on the hub, see that the "
-                "name is right, that it is public or you are logged in, and that there is a network."
-            ) from error
+            raise DataError(f"Data set '{self.place.spec}' cannot be loaded ({reason}). {self._remedy()}") from error
+
+    def _remedy(self) -> str:
+        if self.place.path is not None:
+            return "See that these are whole parquet files with the same columns."
+        return (
+            "It is no folder here; on the hub, see that the name is right, that it is public or you are logged in, and "
+            "that there is a network."
+        )
 
 
 def _undecoded(rows: datasets.Dataset) -> datasets.Dataset:

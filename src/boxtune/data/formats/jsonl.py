@@ -44,7 +44,7 @@ def read_split(place: Place, split: str) -> Reading:
     """All images of a split with their boxes."""
     path = _files(place.local)[split]
     reading = Reading([])
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 reading.drafts.append(_draft(line, path, f"{path.name}, line {number}"))
@@ -78,7 +78,7 @@ def _files(path: Path) -> dict[str, Path]:
     return named or ({UNSPLIT: files[0]} if len(files) == 1 else {})
 
 
-def _draft(line: str, path: Path, source: str) -> Draft:
+def _draft(line: bytes, path: Path, source: str) -> Draft:
     draft = Draft(source, path, source)
     try:
         row = _row(line)
@@ -97,9 +97,9 @@ def _draft(line: str, path: Path, source: str) -> Draft:
     return draft
 
 
-def _row(line: str) -> dict[str, Any]:
+def _row(line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise BadRecordError(f"the line is no JSON ({error}). Mend or remove it.") from error
     if not isinstance(row, dict):

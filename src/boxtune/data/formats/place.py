@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -69,28 +69,37 @@ def parse_place(spec: str) -> Place:
     raise DataError(f"Data set '{spec}' does not exist here. Give a folder, a file, or a hub id as owner/name.")
 
 
-def find_image(folders: Iterable[Path], name: object, root: Path) -> Path:
-    """The image file that an annotation names: the first that exists of `folder / name`.
+def find_image(folders: Sequence[Path], name: object, root: Path) -> Path:
+    """The image file that an annotation names: the first that exists of `folder / name`, nearest folder first.
 
-    Where none exists the first place looked at is given, for the probe to complain about.
+    Where none exists the nearest place is given, for the probe to complain about.
 
     Raises:
-        BadRecordError: the name is no text, or leaves the data set's folder `root`.
+        BadRecordError: the name is no text, or leads from the nearest folder out of `root`, the data set's.
     """
     if not isinstance(name, str) or not name.strip():
         raise BadRecordError(f"the image name {name!r} is not text. Name the image file.")
-    relative = name.replace("\\", "/")
-    candidates = []
-    for folder in folders:
-        candidate = Path(os.path.normpath(folder / relative))
-        if _is_inside(candidate, root):
-            candidates.append(candidate)
-    if not candidates:
+    # Windows tools write backslashes; elsewhere nobody does.
+    candidates = [Path(os.path.normpath(folder / name.replace("\\", "/"))) for folder in folders]
+    if not _is_inside(candidates[0], root):
         raise BadRecordError(
             f"the image name '{name}' leads out of the data set's folder '{root}'. Put the image inside and name it "
             "from there."
         )
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    return next((path for path in candidates if path.is_file() and _is_inside(path, root)), candidates[0])
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list of names, without those that are empty.
+
+    Raises:
+        DataError: the file is no UTF-8 text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{path}' is no UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _is_inside(path: Path, root: Path) -> bool:

@@ -14,7 +14,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from pathlib import Path
 
-from boxtune.data.formats.place import Place, find_image
+from boxtune.data.formats.place import Place, find_image, read_lines
 from boxtune.data.formats.written import Written
 from boxtune.data.images import IMAGE_SUFFIXES
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord, declared_size
@@ -97,8 +97,7 @@ def _by_split(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
 
 
 def _listed(listing: Path, annotations: Path) -> list[Path]:
-    lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    return [annotations / f"{Path(line.strip()).name}.xml" for line in lines if line.strip()]
+    return [annotations / f"{Path(line).name}.xml" for line in read_lines(listing)]
 
 
 def _draft(path: Path, root: Path, name: str) -> Draft:
@@ -125,10 +124,13 @@ def _image(tree: ET.Element, path: Path, root: Path) -> Path:
     folders = [path.parent, root / "JPEGImages", root / "images", root]
     named = (tree.findtext("filename") or "").strip()
     wanted = [named] if named else []
-    wanted += [path.stem + suffix for suffix in sorted(IMAGE_SUFFIXES)]
-    found = [find_image(folders, name, root) for name in wanted]
+    wanted += [path.stem + spelt for suffix in sorted(IMAGE_SUFFIXES) for spelt in (suffix, suffix.upper())]
+    for name in wanted:
+        image = find_image(folders, name, root)
+        if image.is_file():
+            return image
     missing = folders[1] if folders[1].is_dir() else path.parent
-    return next((image for image in found if image.is_file()), missing / wanted[0])
+    return missing / wanted[0]
 
 
 def _box(element: ET.Element, source: str) -> DraftBox:

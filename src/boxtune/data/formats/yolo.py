@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from boxtune.data.formats.place import Place, find_image
+from boxtune.data.formats.place import Place, find_image, read_lines
 from boxtune.data.formats.written import Written
 from boxtune.data.images import IMAGE_SUFFIXES
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord
@@ -149,15 +149,13 @@ def _read_entry(entry: Path, root: Path, names: dict[int, str], reading: Reading
 
 
 def _listed_drafts(listing: Path, root: Path, names: dict[int, str], lost: list[SkippedRecord]) -> Iterator[Draft]:
-    for number, line in enumerate(listing.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for line in read_lines(listing):
         try:
-            path = find_image([listing.parent, root], line.strip(), root)
+            path = find_image([listing.parent, root], line, root)
         except BadRecordError as bad:
-            lost.append(SkippedRecord(f"{listing.name}, line {number}", bad.reason))
+            lost.append(SkippedRecord(f"{listing.name}, '{line}'", bad.reason))
         else:
-            yield _draft(path, root, line.strip(), names)
+            yield _draft(path, root, line, names)
 
 
 def _draft(image: Path, root: Path, name: str, names: dict[int, str]) -> Draft:

@@ -83,6 +83,13 @@ class Bending:
         points = self.forward(outline(rect))
         return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
+    def box_inside(self, rect: tuple[float, float, float, float], photo_hw: tuple[int, int]) -> FloatArray:
+        """`[4]` hull of what the photo shows of a rectangle; one that is turned and cut can end before its corner."""
+        points = self.forward(outline(rect))
+        for axis, limit, sign in ((0, 0, 1), (1, 0, 1), (0, photo_hw[1], -1), (1, photo_hw[0], -1)):
+            points = _cut(points, axis, limit, sign)
+        return np.concatenate([points.min(axis=0), points.max(axis=0)]) if len(points) else np.zeros(4)
+
     def visible(self, rect: tuple[float, float, float, float], photo_hw: tuple[int, int]) -> float:
         """The share of a rectangle of the print that lies inside the photo."""
         x, y, w, h = rect
@@ -134,3 +141,16 @@ def outline(rect: tuple[float, float, float, float], steps: int = 48) -> FloatAr
 def _projected(homography: FloatArray, points: FloatArray) -> FloatArray:
     mapped = points @ homography[:, :2].T + homography[:, 2]
     return mapped[:, :2] / mapped[:, 2:]
+
+
+def _cut(points: FloatArray, axis: int, limit: float, sign: int) -> FloatArray:
+    """The polygon's part on the side of a border where `sign × (coordinate − limit)` is not negative."""
+    depth = sign * (points[:, axis] - limit)
+    if (depth >= 0).all():
+        return points
+    following, next_depth = np.roll(points, -1, axis=0), np.roll(depth, -1)
+    crossing = (depth >= 0) != (next_depth >= 0)
+    share = depth[crossing] / (depth[crossing] - next_depth[crossing])
+    crossings = points[crossing] + share[:, None] * (following[crossing] - points[crossing])
+    order = np.concatenate([np.flatnonzero(depth >= 0), np.flatnonzero(crossing) + 0.5])
+    return np.concatenate([points[depth >= 0], crossings])[np.argsort(order)]

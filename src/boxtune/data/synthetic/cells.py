@@ -46,8 +46,11 @@ def paint_smear(rng: np.random.Generator, image_hw: tuple[int, int]) -> Canvas:
     red, white, platelet = _NAMES[int(rng.integers(len(_NAMES)))]
     density = np.zeros(image_hw, np.uint8)
     canvas = Canvas(np.zeros((height, width, 3), np.uint8))
-    radius = float(rng.uniform(0.045, 0.13)) * max(image_hw)
+    radius = float(rng.uniform(0.045, 0.115)) * max(image_hw)
     _paint_red(rng, canvas, density, radius, red)
+    if rng.random() < 0.6:  # a darker rim
+        soft = cv2.GaussianBlur(density, (0, 0), radius * 0.16)
+        density = cv2.addWeighted(density, 1.35, soft, -0.35, 0)
     density = cv2.GaussianBlur(density, (0, 0), max(radius * float(rng.uniform(0.02, 0.06)), 0.6))
     grain = surfaces.clouds(rng, height // 2, width // 2, 20, 2)
     density = cv2.addWeighted(density, 1, cv2.resize(grain, (width, height)), 0.06, 0)
@@ -56,7 +59,7 @@ def paint_smear(rng: np.random.Generator, image_hw: tuple[int, int]) -> Canvas:
         _paint_white(rng, canvas, radius * float(rng.uniform(1.1, 1.9)), white)
     for _ in range(int(rng.poisson(1.2))):
         _paint_platelet(rng, canvas, radius * float(rng.uniform(0.18, 0.42)), platelet)
-    canvas.absent = sorted({red, white, platelet} - set(canvas.labels)) + ["bubble", "coin"]
+    canvas.absent = [*sorted({red, white, platelet} - set(canvas.labels)), "bubble", "coin"]
     return canvas
 
 
@@ -66,9 +69,9 @@ def _paint_red(
     """Add red cells to the map of density; where two overlap it is denser. Each hides at most half of another."""
     height, width = density.shape
     room = (height + radius) * (width + radius) / (np.pi * radius**2)
-    count = int(min(room * rng.uniform(0.05, 0.75), rng.integers(3, 31)))
+    count = int(min(room * rng.uniform(0.1, 1.0), rng.integers(4, 31)))
     taken: list[list[float]] = []
-    overlap = float(rng.choice((0.05, 0.3, 0.55)))
+    overlap = float(rng.choice((0.05, 0.25, 0.4, 0.55)))
     for _ in range(count):
         r = radius * float(rng.uniform(0.8, 1.2))
         place = free_place(rng, taken, (2 * r, 2 * r), (int(height + r * 1.4), int(width + r * 1.4)), overlap)
@@ -167,7 +170,7 @@ def paint_round_things(rng: np.random.Generator, image_hw: tuple[int, int]) -> C
         taken.append(polygon_box(points).tolist())
         _paint_round(rng, canvas, kind, points, hues[kind])
         canvas.add(taken[-1], kind)
-    canvas.absent = sorted(set(_ROUND_THINGS) - set(canvas.labels)) + ["cell", "platelet"]
+    canvas.absent = [*sorted(set(_ROUND_THINGS) - set(canvas.labels)), "cell", "platelet"]
     return canvas
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from boxtune.data.synthetic.lettering import CAP_HEIGHT, Face, paragraph, write_fitted
+from boxtune.data.synthetic.lettering import CAP_HEIGHT, Face, paragraph, word, write_fitted
 from boxtune.data.synthetic.surfaces import BLACK, WHITE, Colour, blend, contrasting, hsv, luminance, rounded
 
 ByteArray = npt.NDArray[np.uint8]
@@ -98,9 +98,8 @@ def paint_grid(target: ByteArray, grid: Grid, look: Look) -> None:
     lines = _line_heights(grid, height, look)
     pad_x = 0 if look.bare and not look.zebra and look.accent is None else max(round(0.02 * width), look.frame + 2)
     ink, reverse = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
-    columns = max(len(row) for row in grid.rows)
-    share = look.label_share or (0.52 if columns == 2 else 0.44 if columns == 3 else 0.3)
-    edges = np.linspace(pad_x + share * (width - 2 * pad_x), width - pad_x, columns)
+    face, edges = _columns(grid, look, lines, width - 2 * pad_x)
+    edges = edges + pad_x
     for index, (kind, cells, top, bottom) in enumerate(lines):
         filled = kind in ("title", "header") and look.accent is not None
         if filled:
@@ -108,9 +107,8 @@ def paint_grid(target: ByteArray, grid: Grid, look: Look) -> None:
         elif look.zebra and kind == "row" and index % 2:
             _tint(target, round(top), round(bottom), look)
         layer = reverse if filled and abs(luminance(look.ink) - luminance(look.accent)) < 90 else ink
-        _write_line(
-            layer, kind, cells, (top, bottom), (pad_x, edges), look, bold=kind != "row" or index in grid.bold_rows
-        )
+        row_face = replace(face, bold=face.bold or kind != "row" or index in grid.bold_rows)
+        _write_line(layer, kind, cells, (top, bottom), (pad_x, edges), look, row_face)
     _rule(ink, lines, edges, look)
     blend(target, ink, look.ink)
     if reverse.any():
@@ -156,33 +154,56 @@ def _line_heights(grid: Grid, height: int, look: Look) -> list[tuple[str, Sequen
     return lines
 
 
+def _columns(
+    grid: Grid, look: Look, lines: list[tuple[str, Sequence[str], float, float]], width: int
+) -> tuple[Face, npt.NDArray[np.float64]]:
+    """One face for all rows, and the right edges of the columns from the left border of the text."""
+    pitch = next(bottom - top for kind, _, top, bottom in lines if kind == "row")
+    face = replace(look.face, size=max(round(pitch * look.fill), 5))
+    count = max(len(row) for row in grid.rows)
+    gap = 0.45 * face.size
+    widest = [max(word(row[c].strip(), face).width for row in grid.rows if c < len(row)) + gap for c in range(count)]
+    widest[0] += 0.3 * face.size * any(row[0].startswith("  ") for row in grid.rows)
+    excess = sum(widest) / width
+    if excess > 1:  # narrower letters first, then smaller ones, the same in every row
+        narrow = max(int(20 / excess) / 20, 0.75)
+        face = replace(face, stretch=face.stretch * narrow, size=max(round(face.size / max(excess * narrow, 1)), 5))
+        widest = [w / excess for w in widest]
+    if count == 1:
+        return face, np.array([float(width)])
+    spare = max(width - sum(widest), 0) / count
+    label = look.label_share * width if look.label_share and excess < 0.9 else widest[0] + spare
+    values = np.array(widest[1:])
+    edges = label + np.concatenate([[0.0], np.cumsum(values / values.sum() * (width - label))])
+    return face, edges
+
+
 def _write_line(
     ink: ByteArray, kind: str, cells: Sequence[str], span: tuple[float, float], columns: tuple[int, np.ndarray],
-    look: Look, bold: bool,
+    look: Look, face: Face,
 ) -> None:  # fmt: skip
     top, bottom = span
     left, edges = columns
-    share = look.fill * (0.8 if kind == "header" else 0.85 if kind == "title" else 1.0)
-    size = max(round((bottom - top) * share), 5)
     if kind == "footnote":
         size = max(round((bottom - top) * 0.45), 5)
         room = ink[max(round(top) + 1, 0) : round(bottom), left : round(edges[-1])]
         if room.shape[0] > 4:
             paragraph(room, cells, Face(size, stretch=look.face.stretch), max(round(size * 1.15), 5))
         return
-    face = Face(size, bold or look.face.bold, look.face.stretch)
+    if kind == "title":
+        face = replace(face, size=max(round((bottom - top) * look.fill * 0.85), 5))
+    size = face.size
     baseline = round((top + bottom) / 2 + CAP_HEIGHT * size / 2)
-    label_room = (edges[0] if len(cells) > 1 else edges[-1]) - left - 2
-    indent = (len(cells[0]) - len(cells[0].lstrip())) * 0.3 * size if cells[0] else 0
+    label_room = (edges[0] if len(cells) > 1 else edges[-1]) - left - 1
+    indent = (len(cells[0]) - len(cells[0].lstrip())) * 0.15 * size if cells[0] else 0
     if cells[0].strip():
         write_fitted(ink, cells[0].strip(), face, round(left + indent), baseline, max(label_room - indent, 8))
-    gap = 0.25 * size
     for i, cell in enumerate(cells[1:], start=1):
-        room = edges[i] - edges[i - 1]
+        room = edges[i] - edges[i - 1] - 0.15 * size
         if cell and look.centred and not (look.bare and i == len(edges) - 1):
-            write_fitted(ink, cell, face, round((edges[i] + edges[i - 1]) / 2), baseline, room - gap, "middle")
+            write_fitted(ink, cell, face, round((edges[i] + edges[i - 1]) / 2), baseline, room, "middle")
         elif cell:
-            write_fitted(ink, cell, face, round(edges[i]), baseline, room - gap, "right")
+            write_fitted(ink, cell, face, round(edges[i]), baseline, room, "right")
 
 
 def _rule(ink: ByteArray, lines: list[tuple[str, Sequence[str], float, float]], edges: np.ndarray, look: Look) -> None:

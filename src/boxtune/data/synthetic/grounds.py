@@ -64,7 +64,9 @@ def open_ground(rng: np.random.Generator, image_hw: tuple[int, int]) -> ByteArra
     if style == 2:
         return _leaves(rng, height, width)
     hue, saturation = ((0.1, 0.35), (0.6, 0.05))[style - 3]
-    relief = surfaces.clouds(rng, height, width, float(rng.uniform(3, 12)), 6)
+    slow = surfaces.clouds(rng, height, width, float(rng.uniform(2, 6)), 2)
+    grains = surfaces.clouds(rng, height, width, float(rng.uniform(40, 120)), 2)
+    relief = cv2.addWeighted(slow, 0.35, grains, 0.65, 0)
     value = float(rng.uniform(0.5, 0.95))
     return surfaces.coloured(
         relief, (surfaces.hsv(hue, saturation, value * 0.35), surfaces.hsv(hue, saturation, value))

@@ -107,27 +107,34 @@ def _trimmed(mask: ByteArray, rise: int) -> tuple[ByteArray, int]:
     return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], rise - int(rows[0])
 
 
-@lru_cache(maxsize=60_000)
-def word(text: str, face: Face) -> Word:
-    """The coverage of `text` (one word or a short line) in a face, from the cache where it was drawn before."""
+@lru_cache(maxsize=8_000)
+def _large(text: str, size: int, mono: bool) -> Word:
+    """A text as the font gives it, at one of two sizes; others are scaled from it, which is ten times as fast."""
     plain = unicodedata.normalize("NFD", text.translate(_PLAIN))
     plain = "".join(c for c in plain if c.isascii() or c in _MARKS or c in "°±·«»©™") or "-"
     marked = any(unicodedata.combining(c) for c in plain)
-    if face.mono:
-        mask, rise = _mono("".join(c for c in plain if not unicodedata.combining(c)), face.size)
+    if mono:
+        mask, rise = _mono("".join(c for c in plain if not unicodedata.combining(c)), size)
     else:
-        mask, rise = _with_marks(plain, face.size) if marked else _drawn(plain, face.size)
-    mask, rise = _trimmed(mask, rise)
+        mask, rise = _with_marks(plain, size) if marked else _drawn(plain, size)
+    return Word(*_trimmed(mask, rise))
+
+
+@lru_cache(maxsize=60_000)
+def word(text: str, face: Face) -> Word:
+    """The coverage of `text` (one word or a short line) in a face, from the cache where it was drawn before."""
+    base = 32 if face.size <= 32 else 100
+    large, scale = _large(text, base, face.mono), face.size / base
+    size = max(round(large.width * scale * face.stretch), 1), max(round(large.mask.shape[0] * scale), 1)
+    mask = cv2.resize(large.mask, size, interpolation=cv2.INTER_AREA)
     if face.bold:
         mask = _bolder(mask, face.size)
-    if face.stretch != 1.0:
-        size = (max(round(mask.shape[1] * face.stretch), 1), mask.shape[0])
-        mask = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
     if face.slant:
-        shear = np.array([[1, -face.slant, face.slant * mask.shape[0]], [0, 1, 0]])
-        mask = cv2.warpAffine(mask, shear, (mask.shape[1] + round(face.slant * mask.shape[0]) + 1, mask.shape[0]))
+        height, width = mask.shape
+        shear = np.array([[1, -face.slant, face.slant * height], [0, 1, 0]])
+        mask = cv2.warpAffine(mask, shear, (width + round(face.slant * height) + 1, height))
     mask.setflags(write=False)
-    return Word(mask, rise)
+    return Word(mask, round(large.rise * scale))
 
 
 def _bolder(mask: ByteArray, size: int) -> ByteArray:

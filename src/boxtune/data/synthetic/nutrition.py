@@ -46,12 +46,12 @@ class PackagePhoto:
     ground: Colour
 
     def detections(self, label: str = LABEL, *, all_parts: bool = False) -> Detections:
-        """Boxes of the nutrition tables under a label; with `all_parts` also of bar codes, ingredient lists and logos."""
+        """Boxes of the nutrition tables under a label; with `all_parts` also of bar codes, lists and logos."""
         boxes, labels = [], []
         for part in self.parts:
             known = part.kind == TABLE or (all_parts and part.kind in _LABELLED_PARTS)
             if known and self.bending.visible(part.rect, self.image_hw) >= LEAST_VISIBLE:
-                boxes.append(self.bending.box(part.rect))
+                boxes.append(self.bending.box_inside(part.rect, self.image_hw))
                 labels.append(label if part.kind == TABLE else part.kind)
         return Detections(np.array(boxes).reshape(-1, 4), labels).clipped(self.image_hw)
 
@@ -118,9 +118,7 @@ def plan_nutrition(seed: int, size_px: int | tuple[int, int] | None = None) -> P
     flat_wh, corner = _flat_size(rng, image_hw, turns, table_wh)
     main = (*corner, *table_wh)
     bending = _bending(rng, image_hw, flat_wh, main, turns, share)
-    ground = surfaces.hsv(
-        float(rng.random()), float(rng.choice((0.03, 0.3, 0.8)) * rng.uniform(0.6, 1.2)), float(rng.uniform(0.2, 1))
-    )
+    ground = _ground(rng)
     parts = []
     for part in lay_out(rng, flat_wh, main, tables):
         hidden = part.kind == TABLE and bending.visible(part.rect, image_hw) < LEAST_VISIBLE
@@ -132,6 +130,14 @@ def render_nutrition(seed: int, size_px: int | tuple[int, int] | None = None) ->
     """A photo `[H, W, 3]` of a food package and the boxes of its nutrition tables; a pure function of its arguments."""
     photo = plan_nutrition(seed, size_px)
     return photo.paint(), photo.detections()
+
+
+def _ground(rng: np.random.Generator) -> Colour:
+    """The main colour of a package: often white, cream or cardboard, else anything."""
+    if rng.random() < 0.25:
+        return surfaces.hsv(float(rng.uniform(0.07, 0.13)), float(rng.uniform(0, 0.35)), float(rng.uniform(0.75, 1)))
+    saturation = float(rng.choice((0.04, 0.35, 0.8)) * rng.uniform(0.6, 1.2))
+    return surfaces.hsv(float(rng.random()), saturation, float(rng.uniform(0.15, 1)))
 
 
 def _image_size(rng: np.random.Generator, size_px: int | tuple[int, int] | None) -> tuple[int, int]:

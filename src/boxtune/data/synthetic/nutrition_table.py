@@ -1,4 +1,4 @@
-"""Nutrition tables as the world prints them, each filling its rectangle: European, American, across, and as one line."""
+"""Nutrition tables as the world prints them, each filling its rectangle: European, American, across, in one line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def paint_nutrition_table(target: ByteArray, rng: np.random.Generator, ground: C
     aspect = width / height
     chance = rng.random()
     if aspect > 2.6:
-        painter = _paint_linear if chance < 0.45 else _paint_across if chance < 0.8 else _paint_european
+        painter = _paint_linear if chance < 0.35 else _paint_across if chance < 0.75 else _paint_european
     elif aspect < 1.0:
         painter = _paint_american if chance < 0.45 else _paint_european
     else:
-        painter = _paint_american if chance < 0.06 else _paint_linear if chance < 0.12 else _paint_european
+        painter = _paint_american if chance < 0.06 else _paint_linear if chance < 0.1 else _paint_european
     painter(target, rng, ground)
 
 
@@ -83,7 +83,7 @@ def _paint_across(target: ByteArray, rng: np.random.Generator, ground: Colour) -
 def _paint_linear(target: ByteArray, rng: np.random.Generator, ground: Colour) -> None:
     """One running text, as on small packages."""
     height, width = target.shape[:2]
-    boxed = rng.random() < 0.55
+    boxed = height < 60 or rng.random() < 0.75  # small running text without a frame looks like any other
     panel = WHITE if rng.random() < 0.4 else None
     colour = contrasting(rng, panel or ground)
     if panel is not None:
@@ -126,7 +126,7 @@ def _paint_american(target: ByteArray, rng: np.random.Generator, ground: Colour)
 
 
 def _american_lines(ink: ByteArray, rng: np.random.Generator) -> None:
-    height, width = ink.shape
+    height = ink.shape[0]
     rows = list(US_ROWS[: 10 if height > 130 else 7])
     vitamins = US_VITAMINS[: int(rng.integers(3, 7)) if height > 110 else 2]
     with_note = height > 150 and rng.random() < 0.8

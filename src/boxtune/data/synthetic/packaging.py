@@ -1,4 +1,4 @@
-"""Where things stand on a flat package: a main table, and around it cells of brands, ingredients, codes and pictures."""
+"""Where things stand on a flat package: a main table, and around it brands, ingredients, codes and pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SUITED: dict[str, tuple[float, int, int, float, float]] = {
     "barcode": (1.1, 40, 28, 0.35, 3.2),
     "logo": (1.0, 16, 16, 0.3, 4.0),
     "picture": (1.3, 40, 40, 0.3, 4.0),
-    "other table": (0.35, 90, 60, 0.5, 3.0),
+    "other table": (0.15, 90, 60, 0.5, 3.0),
     "nutrition score": (0.4, 50, 20, 1.2, 4.0),
     "intake row": (0.4, 60, 30, 1.0, 7.0),
     "text": (1.6, 30, 8, 0.3, 40.0),
@@ -28,7 +28,7 @@ _LARGEST_SIDE = {"barcode": 190, "logo": 130, "nutrition score": 170, "intake ro
 
 @dataclass(frozen=True)
 class Part:
-    """One thing on a package: its kind, its rectangle `(x, y, w, h)` in the print's pixels, and the seed of its looks."""
+    """One thing on a package: its kind, its rectangle `(x, y, w, h)` in pixels of the print, the seed of its looks."""
 
     kind: str
     rect: Rect

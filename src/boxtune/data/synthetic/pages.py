@@ -50,7 +50,7 @@ def paint_page(rng: np.random.Generator, image_hw: tuple[int, int]) -> Canvas:
     for kind, rect in blocks:
         if kind in names:
             canvas.add(_turned_box(turn, rect), names[kind])
-    canvas.absent = sorted(set(names.values()) - set(canvas.labels)) + ["signature", "stamp", "barcode"]
+    canvas.absent = [*sorted(set(names.values()) - set(canvas.labels)), "signature", "stamp", "barcode"]
     if "figure" not in names:
         present = {kind for kind, _ in blocks}
         canvas.absent += ["figure"] if "figure" not in present else []
@@ -193,7 +193,7 @@ def _text(rng: np.random.Generator, part: ByteArray, face: Face, leading: int) -
     paragraph(part[:, indent:], words, face, leading, justify=bool(rng.random() < 0.7))
     lines = (part.shape[0] - face.size) // leading
     if lines > 1 and rng.random() < 0.8:  # the last line ends early
-        part[lines * leading + 1 :, round(part.shape[1] * rng.uniform(0.2, 0.95)) :] = 0
+        part[max(lines * leading - 1, 0) :, round(part.shape[1] * rng.uniform(0.2, 0.95)) :] = 0
 
 
 def _figure(rng: np.random.Generator, part: ByteArray, face: Face, leading: int) -> None:
@@ -272,10 +272,7 @@ def _table(rng: np.random.Generator, part: ByteArray, face: Face, leading: int) 
     spans = np.array([label_share, *rng.uniform(0.7, 1.3, columns - 1)])
     edges = np.concatenate([[0.0], np.cumsum(spans / spans.sum())]) * width
     align = ("left", "right", "middle")[int(rng.choice(3, p=(0.3, 0.5, 0.2)))]
-    kinds = [
-        "word" if rng.random() < 0.7 else "code",
-        *("word" if rng.random() < 0.12 else "number" for _ in range(columns - 1)),
-    ]
+    kinds = _column_kinds(rng, columns)
     decimals = rng.integers(0, 4, columns)
     head = int(rng.choice((0, 1, 2), p=(0.25, 0.5, 0.25)))
     skip, gap_every = float(rng.choice((0.0, 0.15, 0.4))), int(rng.integers(3, 8)) if rng.random() < 0.25 else 0
@@ -291,10 +288,22 @@ def _table(rng: np.random.Generator, part: ByteArray, face: Face, leading: int) 
             x0, x1 = edges[column], edges[column + 1]
             room = x1 - x0 - 0.6 * small.size
             fit = fitted(text, small, room)
-            how = "left" if column == 0 else align
+            how = "left" if column == 0 or (kinds[column] == "words" and align != "middle") else align
             x = x0 if how == "left" else x1 - 0.3 * small.size if how == "right" else (x0 + x1) / 2
             write(part, text, fit, round(x), baseline, how)
     _table_rules(rng, part, edges, pitch, small.size, head)
+
+
+def _column_kinds(rng: np.random.Generator, columns: int) -> list[str]:
+    """What stands in each column; a list of contents is two columns with dots between."""
+    if columns == 2 and rng.random() < 0.4:
+        return ["leader", "count"]
+    first = ("word", "words", "code", "number")[int(rng.choice(4, p=(0.45, 0.2, 0.25, 0.1)))]
+    wordy = 0.1 if rng.random() < 0.7 else 0.7
+    return [
+        first,
+        *(("word", "words")[int(rng.integers(2))] if rng.random() < wordy else "number" for _ in range(columns - 1)),
+    ]
 
 
 def _table_rules(
@@ -323,6 +332,12 @@ def _cell(rng: np.random.Generator, kind: str, decimals: int) -> str:
     """Drawn from few values, so that the pictures of the words are kept."""
     if kind == "word":
         return _prose(rng, 1 + int(rng.random() < 0.3))[0]
+    if kind == "words":
+        return " ".join(_prose(rng, int(rng.integers(2, 5))))
+    if kind == "leader":
+        return " ".join(_prose(rng, int(rng.integers(1, 4)))) + " " + "." * int(rng.choice((10, 16, 24)))
+    if kind == "count":
+        return str(int(rng.integers(1, 300)))
     if kind == "code":
         return f"{'abempv'[int(rng.integers(6))]}{int(rng.integers(40))}"
     value = int(rng.integers(0, 400))

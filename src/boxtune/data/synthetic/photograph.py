@@ -1,4 +1,4 @@
-"""What a camera and its user do to a picture: light, shadow, glare, blur, noise, white balance, JPEG. No pixel moves."""
+"""What a camera and its user do to a picture: light, glare, blur, noise, white balance, JPEG. No pixel moves."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def expose(rng: np.random.Generator, image: ByteArray, harshness: float = 1.0) -
     Args:
         rng: source of chance.
         image: RGB bytes; not changed.
-        harshness: about 1 for photos, below for scans and microscopes.
+        harshness: 1 for photos of packages, less for other scenes: up to 0.85 no glare, up to 0.5 no shadow.
     """
     image = _lit(rng, image, harshness)
-    if rng.random() < 0.3 * harshness:
+    if rng.random() < 0.3 * harshness and harshness > 0.85:
         image = _with_glare(rng, image)
     image = _blurred(rng, image, harshness)
     image = _toned(rng, image, harshness)
@@ -36,7 +36,7 @@ def _lit(rng: np.random.Generator, image: ByteArray, harshness: float) -> ByteAr
     small = np.float32(rng.uniform(-1, 1)) * np.linspace(-1, 1, 24, dtype=np.float32)[None]
     small = small + np.float32(rng.uniform(-1, 1)) * np.linspace(-1, 1, 24, dtype=np.float32)[:, None]
     light = 1 + 0.22 * harshness * small
-    if rng.random() < 0.3 * harshness:
+    if rng.random() < 0.3 * harshness and harshness > 0.5:
         angle, place = rng.uniform(0, 2 * np.pi), rng.uniform(-0.6, 0.6)
         grid = np.linspace(-1, 1, 24, dtype=np.float32)
         side = grid[None] * np.cos(angle) + grid[:, None] * np.sin(angle) - place
@@ -89,7 +89,7 @@ def _motion(rng: np.random.Generator) -> npt.NDArray[np.float32]:
 
 def _toned(rng: np.random.Generator, image: ByteArray, harshness: float) -> ByteArray:
     """Gamma, contrast, exposure and white balance in one table a channel; rarely no colour at all."""
-    if rng.random() < 0.02:
+    if rng.random() < 0.02 and harshness >= 1:  # elsewhere labels speak of colours
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     level = np.linspace(0, 1, 256)[:, None]
     gamma = np.exp(rng.normal(0, 0.22 * harshness))

@@ -22,8 +22,9 @@ from boxtune.errors import DataError, nearest
 ByteArray = npt.NDArray[np.uint8]
 
 # Painter, weight in the mix, harshness of the camera (None: the painter took the photo itself).
-_KINDS: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Canvas] | None, float, float | None]] = {
-    "shapes": (paint_shapes, 0.17, 0.6),
+_Painter = Callable[[np.random.Generator, tuple[int, int]], Canvas]
+_KINDS: dict[str, tuple[_Painter | None, float, float | None]] = {
+    "shapes": (paint_shapes, 0.17, 0.5),
     "smear": (paint_smear, 0.14, 0.4),
     "round": (paint_round_things, 0.05, 0.6),
     "page": (paint_page, 0.2, None),
@@ -34,7 +35,8 @@ _KINDS: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Canvas]
 }
 _TABLE_NAMES = ("nutrition-table", "nutrition table", "nutrition facts", "nutrition label", "table of nutrients")
 _NEVER_THERE = (
-    "cat", "dog", "car", "bicycle", "person", "chair", "airplane", "tree", "shoe", "banana", "book", "clock", "boat", "horse",
+    "cat", "dog", "car", "bicycle", "person", "chair", "airplane", "tree", "shoe", "banana", "book", "clock", "boat",
+    "horse", "umbrella", "spoon",
 )  # fmt: skip
 
 

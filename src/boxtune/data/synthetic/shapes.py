@@ -14,9 +14,9 @@ from boxtune.data.synthetic.placing import Canvas, fixed_point, free_place, poly
 FloatArray = npt.NDArray[np.float64]
 
 COLOURS: dict[str, surfaces.Colour] = {
-    "red": (214, 32, 36), "green": (38, 160, 60), "blue": (36, 74, 210), "yellow": (245, 215, 40), "orange": (245, 135, 25),
-    "purple": (130, 45, 165), "pink": (245, 130, 180), "brown": (115, 70, 35), "black": (18, 18, 20), "white": (246, 246, 244),
-    "grey": (130, 130, 132), "cyan": (60, 200, 215),
+    "red": (214, 32, 36), "green": (38, 160, 60), "blue": (36, 74, 210), "yellow": (245, 215, 40),
+    "orange": (245, 135, 25), "purple": (130, 45, 165), "pink": (245, 130, 180), "brown": (115, 70, 35),
+    "black": (18, 18, 20), "white": (246, 246, 244), "grey": (130, 130, 132), "cyan": (60, 200, 215),
 }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ SHAPES: dict[str, FloatArray] = {
     "pentagon": _ring(5),
     "hexagon": _ring(6),
     "star": _ring(10, (1.0, 0.42)),
-    "cross": np.array([(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1), (-1, -1)]) / 3.0,
+    "cross": np.concatenate([turned(np.array([(-1, -3), (1, -3), (1, -1)]) / 3.0, k * np.pi / 2) for k in range(4)]),
     "arrow": np.array([(-1, -0.3), (0.2, -0.3), (0.2, -0.75), (1, 0), (0.2, 0.75), (0.2, 0.3), (-1, 0.3)]),
     "heart": _heart(),
     "crescent": _crescent(),
@@ -110,9 +110,11 @@ def _paint_shape(
         return False
     points = points - box[:2] + place
     taken.append(polygon_box(points).tolist())
+    x0, y0, x1, y1 = (int(v) for v in taken[-1])
+    behind = np.array(cv2.mean(canvas.image[y0:y1, x0:x1])[:3])
     jitter = tuple(int(np.clip(c + rng.normal(0, 10), 0, 255)) for c in colour)
     cv2.fillPoly(canvas.image, [fixed_point(points)], jitter, cv2.LINE_AA, 4)
-    if rng.random() < 0.3:
+    if rng.random() < 0.3 or np.abs(behind - colour).max() < 60:  # an edge, so that it can be seen
         inside = points.mean(axis=0) + (points - points.mean(axis=0)) * 0.93
         edge = surfaces.BLACK if surfaces.luminance(colour) > 90 else surfaces.WHITE
         cv2.polylines(canvas.image, [fixed_point(inside)], True, edge, 1, cv2.LINE_AA, 4)

@@ -1,4 +1,4 @@
-"""`synthetic:nutrition?n=200&seed=1&size=448` as a data set: sizes and boxes at once, pixels when they are asked for."""
+"""`synthetic:nutrition?n=200&seed=1&size=448` as a data set: sizes and boxes at once, pixels when asked for."""
 
 from __future__ import annotations
 

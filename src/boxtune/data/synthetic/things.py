@@ -75,7 +75,7 @@ def _filled(height: int, width: int, points: FloatArray) -> ByteArray:
 
 def _labelled(rng: np.random.Generator, image: ByteArray, top: float, bottom: float) -> None:
     """A brand's label around a bottle or a can, in place."""
-    height, width = image.shape[:2]
+    height = image.shape[0]
     part = image[round(height * top) : round(height * bottom)]
     if min(part.shape[:2]) < 6:
         return
@@ -126,6 +126,10 @@ def _crumpled(rng: np.random.Generator, height: int, width: int, material: str) 
     folds = surfaces.clouds(rng, height, width, float(rng.uniform(2, 6)), 3)
     dark = [c * 0.45 for c in colour]
     image = surfaces.coloured(folds, (dark, colour, [min(c * 1.25, 255) for c in colour]))
+    corners = rng.uniform(0, 1, (int(rng.integers(4, 12)), 2)) * [width, height]
+    for start, end in zip(corners[:-1].astype(int).tolist(), corners[1:].astype(int).tolist(), strict=True):
+        shade = [int(min(c * (1.3 if rng.random() < 0.6 else 0.6), 255)) for c in colour]
+        cv2.line(image, start, end, shade, 1 + int(rng.integers(max(min(height, width) // 40, 1))), cv2.LINE_AA)
     if min(height, width) > 40 and rng.random() < 0.5:
         part = image[height // 3 : 2 * height // 3, width // 5 : -width // 5]
         PAINTERS["brand"](part, rng, colour)

@@ -9,7 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Language:
-    """What a nutrition table says in one language; `nutrients` in the order of EU law, indented ones start with `  `."""
+    """What a nutrition table says in one language; `nutrients` in the order of EU law, indented ones start with "
+    "`  `."""
 
     title: str
     per_100: str
@@ -30,71 +31,91 @@ def _language(title: str, per_100: str, portion: str, nutrients: str, ingredient
 LANGUAGES: dict[str, Language] = {
     "en": _language(
         "Nutrition", "per 100 g", "per portion",
-        "Energy|Fat|  of which saturates|Carbohydrate|  of which sugars|Fibre|Protein|Salt|Calcium|Vitamin C|Iron|Magnesium",
+        "Energy|Fat|  of which saturates|Carbohydrate|  of which sugars|Fibre|Protein|Salt|Calcium|Vitamin C|"
+        "Iron|Magnesium",
         "Ingredients:",
         "wheat flour, sugar, palm oil, glucose syrup, cocoa mass, skimmed milk powder, emulsifier: lecithin (soya), "
         "salt, raising agents, flavouring. May contain traces of nuts. Store in a cool dry place. Best before: see lid",
     ),
     "fr": _language(
         "Valeurs nutritionnelles", "pour 100 g", "par portion",
-        "Énergie|Matières grasses|  dont acides gras saturés|Glucides|  dont sucres|Fibres alimentaires|Protéines|Sel|Calcium|"
+        "Énergie|Matières grasses|  dont acides gras saturés|Glucides|  dont sucres|Fibres alimentaires|"
+        "Protéines|Sel|Calcium|"
         "Vitamine C|Fer|Magnésium",
         "Ingrédients :",
-        "farine de blé, sucre, huile de tournesol, sirop de glucose, poudre de lait écrémé, émulsifiant : lécithines, sel, "
-        "arôme naturel. Peut contenir des traces de fruits à coque. À conserver au sec. À consommer de préférence avant le",
+        "farine de blé, sucre, huile de tournesol, sirop de glucose, poudre de lait écrémé, émulsifiant : "
+        "lécithines, sel, "
+        "arôme naturel. Peut contenir des traces de fruits à coque. À conserver au sec. À consommer de "
+        "préférence avant le",
     ),
     "de": _language(
         "Nährwerte", "je 100 g", "je Portion",
-        "Energie|Fett|  davon gesättigte Fettsäuren|Kohlenhydrate|  davon Zucker|Ballaststoffe|Eiweiß|Salz|Calcium|Vitamin C|"
+        "Energie|Fett|  davon gesättigte Fettsäuren|Kohlenhydrate|  davon Zucker|Ballaststoffe|Eiweiß|Salz|"
+        "Calcium|Vitamin C|"
         "Eisen|Magnesium",
         "Zutaten:",
-        "Weizenmehl, Zucker, Palmöl, Glukosesirup, Kakaomasse, Magermilchpulver, Emulgator: Lecithine (Soja), Speisesalz, "
-        "Backtriebmittel. Kann Spuren von Nüssen enthalten. Kühl und trocken lagern. Mindestens haltbar bis: siehe Deckel",
+        "Weizenmehl, Zucker, Palmöl, Glukosesirup, Kakaomasse, Magermilchpulver, Emulgator: Lecithine (Soja), "
+        "Speisesalz, "
+        "Backtriebmittel. Kann Spuren von Nüssen enthalten. Kühl und trocken lagern. Mindestens haltbar bis: "
+        "siehe Deckel",
     ),
     "es": _language(
         "Información nutricional", "por 100 g", "por ración",
-        "Valor energético|Grasas|  de las cuales saturadas|Hidratos de carbono|  de los cuales azúcares|Fibra|Proteínas|Sal|"
+        "Valor energético|Grasas|  de las cuales saturadas|Hidratos de carbono|  de los cuales azúcares|Fibra|"
+        "Proteínas|Sal|"
         "Calcio|Vitamina C|Hierro|Magnesio",
         "Ingredientes:",
-        "harina de trigo, azúcar, aceite de girasol, jarabe de glucosa, leche en polvo, emulgente, sal, aroma. Puede contener "
+        "harina de trigo, azúcar, aceite de girasol, jarabe de glucosa, leche en polvo, emulgente, sal, aroma. "
+        "Puede contener "
         "trazas de frutos de cáscara. Conservar en lugar fresco y seco. Consumir preferentemente antes de",
     ),
     "it": _language(
         "Dichiarazione nutrizionale", "per 100 g", "per porzione",
-        "Energia|Grassi|  di cui acidi grassi saturi|Carboidrati|  di cui zuccheri|Fibre|Proteine|Sale|Calcio|Vitamina C|Ferro|"
+        "Energia|Grassi|  di cui acidi grassi saturi|Carboidrati|  di cui zuccheri|Fibre|Proteine|Sale|Calcio|"
+        "Vitamina C|Ferro|"
         "Magnesio",
         "Ingredienti:",
-        "farina di frumento, zucchero, olio di girasole, sciroppo di glucosio, latte scremato in polvere, sale, aromi. Può "
-        "contenere tracce di frutta a guscio. Conservare in luogo fresco e asciutto. Da consumarsi preferibilmente entro",
+        "farina di frumento, zucchero, olio di girasole, sciroppo di glucosio, latte scremato in polvere, sale, "
+        "aromi. Può "
+        "contenere tracce di frutta a guscio. Conservare in luogo fresco e asciutto. Da consumarsi "
+        "preferibilmente entro",
     ),
     "pl": _language(
         "Wartość odżywcza", "w 100 g", "w porcji",
-        "Wartość energetyczna|Tłuszcz|  w tym kwasy nasycone|Węglowodany|  w tym cukry|Błonnik|Białko|Sól|Wapń|Witamina C|Żelazo|"
+        "Wartość energetyczna|Tłuszcz|  w tym kwasy nasycone|Węglowodany|  w tym cukry|Błonnik|Białko|Sól|Wapń|"
+        "Witamina C|Żelazo|"
         "Magnez",
         "Składniki:",
-        "mąka pszenna, cukier, olej palmowy, syrop glukozowy, mleko w proszku, emulgator, sól, aromat. Może zawierać orzechy. "
+        "mąka pszenna, cukier, olej palmowy, syrop glukozowy, mleko w proszku, emulgator, sól, aromat. Może "
+        "zawierać orzechy. "
         "Przechowywać w suchym i chłodnym miejscu. Najlepiej spożyć przed",
     ),
     "nl": _language(
         "Voedingswaarde", "per 100 g", "per portie",
-        "Energie|Vetten|  waarvan verzadigd|Koolhydraten|  waarvan suikers|Vezels|Eiwitten|Zout|Calcium|Vitamine C|IJzer|Magnesium",
+        "Energie|Vetten|  waarvan verzadigd|Koolhydraten|  waarvan suikers|Vezels|Eiwitten|Zout|Calcium|Vitamine "
+        "C|IJzer|Magnesium",
         "Ingrediënten:",
-        "tarwebloem, suiker, palmolie, glucosestroop, magere melkpoeder, emulgator, zout, aroma. Kan sporen van noten bevatten. "
+        "tarwebloem, suiker, palmolie, glucosestroop, magere melkpoeder, emulgator, zout, aroma. Kan sporen van "
+        "noten bevatten. "
         "Koel en droog bewaren. Ten minste houdbaar tot",
     ),
     "pt": _language(
         "Declaração nutricional", "por 100 g", "por dose",
-        "Energia|Lípidos|  dos quais saturados|Hidratos de carbono|  dos quais açúcares|Fibra|Proteínas|Sal|Cálcio|Vitamina C|"
+        "Energia|Lípidos|  dos quais saturados|Hidratos de carbono|  dos quais açúcares|Fibra|Proteínas|Sal|"
+        "Cálcio|Vitamina C|"
         "Ferro|Magnésio",
         "Ingredientes:",
-        "farinha de trigo, açúcar, óleo de girassol, xarope de glucose, leite em pó, emulsionante, sal, aroma. Pode conter "
+        "farinha de trigo, açúcar, óleo de girassol, xarope de glucose, leite em pó, emulsionante, sal, aroma. "
+        "Pode conter "
         "vestígios de frutos de casca rija. Conservar em local fresco e seco. Consumir de preferência antes de",
     ),
     "sv": _language(
         "Näringsvärde", "per 100 g", "per portion",
-        "Energi|Fett|  varav mättat fett|Kolhydrat|  varav sockerarter|Fiber|Protein|Salt|Kalcium|Vitamin C|Järn|Magnesium",
+        "Energi|Fett|  varav mättat fett|Kolhydrat|  varav sockerarter|Fiber|Protein|Salt|Kalcium|Vitamin C|Järn|"
+        "Magnesium",
         "Ingredienser:",
-        "vetemjöl, socker, palmolja, glukossirap, skummjölkspulver, emulgeringsmedel, salt, arom. Kan innehålla spår av nötter. "
+        "vetemjöl, socker, palmolja, glukossirap, skummjölkspulver, emulgeringsmedel, salt, arom. Kan innehålla "
+        "spår av nötter. "
         "Förvaras torrt och svalt. Bäst före: se förpackningen",
     ),
 }  # fmt: skip
@@ -117,9 +138,10 @@ BRANDS = _words(
     "Pomello Tivoli"
 )
 SLOGANS = (
-    "NEW!", "Original", "Bio", "Organic", "100% natural", "Extra crunchy", "Sans gluten", "Ohne Zucker", "Vegan", "500 g e",
-    "Classic", "Chocolat", "Family pack", "Net Wt 12 oz (340g)", "Senza glutine", "Recette de grand-mère", "Light", "Premium",
-    "Best before 12.03.27", "Made in EU", "L 4471 B 09:32", "www.example.com", "Serving suggestion", "Keep refrigerated",
+    "NEW!", "Original", "Bio", "Organic", "100% natural", "Extra crunchy", "Sans gluten", "Ohne Zucker", "Vegan",
+    "500 g e", "Classic", "Chocolat", "Family pack", "Net Wt 12 oz (340g)", "Senza glutine", "Recette de grand-mère",
+    "Light", "Premium", "Best before 12.03.27", "Made in EU", "L 4471 B 09:32", "www.example.com", "Serving suggestion",
+    "Keep refrigerated",
 )  # fmt: skip
 
 OTHER_TABLES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
