@@ -30,7 +30,7 @@ def pack(run: Path, folder: Path) -> None:
         shard[name] = value.contiguous()
         size += value.nbytes
     save_file(shard, folder / f"weights-{number}.safetensors")
-    rest = {key: state[key] for key in ("step", "sitting", "decay_from")}
+    rest = {key: state[key] for key in ("step", "sitting", "decay_from", "num_drawn")}
     (folder / "state.json").write_text(json.dumps(rest))
 
 

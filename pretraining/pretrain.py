@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 
 
 def build_model(recipe: dict[str, Any], processor: Any) -> Any:
-    """The architecture of the recipe with random weights; rows of the numbers 0–999 start as points on a curve."""
+    """The architecture of the recipe with random weights."""
     tokenizer = processor.tokenizer
     ids = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
@@ -50,7 +50,7 @@ def build_model(recipe: dict[str, Any], processor: Any) -> Any:
         **recipe["model"]["text"],
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 8192,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
+        "rope_parameters": {"rope_type": "default", **recipe["model"]["rope"]},
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -60,25 +60,8 @@ def build_model(recipe: dict[str, Any], processor: Any) -> Any:
     config = Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
     torch.manual_seed(recipe["seed"])
     model = Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="sdpa")
-    rows = model.model.language_model.embed_tokens.weight
-    with torch.no_grad():
-        rows[number_ids(tokenizer)] += 0.02 * _curve(1000, rows.shape[1])
     set_stop_tokens(model, tokenizer)
     return model
-
-
-def number_ids(tokenizer: Any) -> torch.Tensor:
-    """`[1000]` token of each number; every one is a single token of our tokenizer."""
-    rows = tokenizer([str(number) for number in range(1000)], add_special_tokens=False)["input_ids"]
-    assert all(len(row) == 1 for row in rows), "a number is more than one token: raise vocab_size"
-    return torch.tensor([row[0] for row in rows])
-
-
-def _curve(count: int, width: int) -> torch.Tensor:
-    """Sines of many wavelengths: near numbers get near rows, so that order need not be learned."""
-    waves = torch.exp(torch.linspace(math.log(8.0), math.log(4000.0), width // 2))
-    angles = 2 * math.pi * torch.arange(count)[:, None] / waves
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def uniform_attention(
@@ -110,13 +93,12 @@ class Step:
 
     def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
         self.model, self.processor, self.device = model, processor, device
-        self.numbers = number_ids(processor.tokenizer).to(device)
         self.image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.positions: dict[str, torch.Tensor] = {}
 
     def __call__(self, shape: str, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Mean cross-entropy over the tokens of the answers."""
-        pixels, ids = shaken(batch, self.numbers)
+        pixels, ids = shaken(batch), batch["input_ids"].long()
         length = math.ceil(int(batch["lengths"].max()) / 64) * 64
         ids = ids[:, : min(length, ids.shape[1])]
         count, length = ids.shape
@@ -189,7 +171,8 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     state = torch.load(state_path, map_location="cpu", weights_only=True) if state_path.exists() else None
     processor = processor_for(recipe)
     sitting = 0 if state is None else int(state["sitting"]) + 1
-    chunks = start_workers(processor, recipe["data"], sitting * 10**9, args.workers)
+    drawn_before = 0 if state is None else int(state["num_drawn"])
+    chunks = start_workers(processor, recipe["data"], sitting * 10**9, drawn_before, args.workers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":  # a trial run
         recipe["data"] |= {"pool": 1000, "first": 64}
@@ -234,6 +217,7 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
             "step": step,
             "sitting": sitting,
             "decay_from": decay_from,
+            "num_drawn": drawn_before + pool.num_drawn,
         },
         args.output_dir / "state.new",
     )
@@ -242,9 +226,20 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
 
 
 def _optimizer(model: Any, train: dict[str, Any]) -> torch.optim.Optimizer:
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": train["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+    """AdamW; the patch embedding learns slowly.
+
+    The 1176 numbers of a patch rise and fall together, so equal steps of all its weights add up: at the full rate its
+    output grew a thousandfold within 500 steps, and the blocks behind it had no say any more.
+    """
+    named = list(model.named_parameters())
+    patches = [p for name, p in named if "patch_embed" in name]
+    decayed = [p for name, p in named if p.ndim > 1 and "patch_embed" not in name]
+    plain = [p for name, p in named if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": train["weight_decay"], "scale": 1.0},
+        {"params": plain, "weight_decay": 0.0, "scale": 1.0},
+        {"params": patches, "weight_decay": 0.0, "scale": train["patch_rate"]},
+    ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=torch.cuda.is_available())
 
 
@@ -267,7 +262,7 @@ def _loop(
     images, losses, since = 0, [], time.monotonic()
     while step < stop_step and time.monotonic() < deadline:
         for group in optimizer.param_groups:
-            group["lr"] = rate_of(step, settings, decay_from)
+            group["lr"] = rate_of(step, settings, decay_from) * group["scale"]
         shape, batch = next(batches)
         loss = forward(shape, batch)
         loss.backward()

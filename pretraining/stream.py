@@ -1,17 +1,17 @@
 """An endless stream of synthetic pictures: drawn by worker processes, kept on the GPU, shown again with changes.
 
 Drawing is slower than training, so each picture is used a few times, every time with another zoom, shift, colours and
-noise. Zoom and shift keep the order of the boxes, so only the numbers in the answer change, and those are rewritten on
-the GPU.
+noise. A worker writes the questions and answers for several views of a picture beforehand; the GPU makes the view.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -21,130 +21,193 @@ from boxtune.collators.encode import render
 from boxtune.data.conversation import ConversationStyle
 from boxtune.data.synthetic import make_scene, render_nutrition
 from boxtune.detections import Detections
-from boxtune.grounding.prompts import order_boxes
 from boxtune.models.families import family
 
 IMAGE = "<|image_pad|>"
 TILE = 28  # pixels of an image token, a side
-MAX_BOXES = 40
 NUTRITION_NAMES = ("nutrition-table", "nutrition table", "nutrition facts", "table of nutrition", "nutrition label")
 
 
 @dataclass
 class Chunk:
-    """Pictures of one shape: `[n, H, W, 3]` uint8, tokens `[n, T]`, boxes in 0–1 `[n, MAX_BOXES, 4]`."""
+    """Pictures of one shape, each in several views: `[n, H, W, 3]` uint8, and for each view its zoom and its tokens."""
 
     shape: str
     images: torch.Tensor
-    input_ids: torch.Tensor
-    lengths: torch.Tensor
-    answer_starts: torch.Tensor
-    boxes: torch.Tensor
-    box_slots: torch.Tensor  # [n, MAX_BOXES, 4] places of the coordinates among the tokens, −1 where none
+    views: torch.Tensor  # [n, V, 4] zoom x, zoom y, shift x, shift y in shares of the sides
+    input_ids: torch.Tensor  # [n, V, T]
+    lengths: torch.Tensor  # [n, V]
+    answer_starts: torch.Tensor  # [n, V]
 
 
 class Pictures(IterableDataset[Chunk]):
-    """Chunks drawn from ever new seeds; `first_seed` moves on when a run is resumed."""
+    """Chunks drawn from ever new seeds; `first_seed` and `drawn_before` move on when a run is resumed.
 
-    def __init__(self, processor: Any, data: dict[str, Any], first_seed: int) -> None:
-        self.processor, self.data, self.first_seed = processor, data, first_seed
+    The first pictures are easy ones, plain shapes on plain ground: from photos alone the model does not find out that
+    the answer can be seen in the picture (its loss stayed that of guessing for 1.3 million photos).
+    """
+
+    def __init__(self, processor: Any, data: dict[str, Any], first_seed: int, drawn_before: int) -> None:
+        self.processor, self.data, self.first_seed, self.drawn_before = processor, data, first_seed, drawn_before
 
     def __iter__(self) -> Iterator[Chunk]:
         worker = get_worker_info()
         number = 0 if worker is None else worker.id
         torch.set_num_threads(1)
+        cv2.setNumThreads(1)
         shapes = list(self.data["shapes"])
         weights = np.array([self.data["shapes"][s] for s in shapes], dtype=float)
         turn = 0
         while True:
             seed = self.first_seed + turn * 1000 + number
+            num_drawn = self.drawn_before + turn * self.data["chunk"] * (1 if worker is None else worker.num_workers)
             turn += 1
             rng = np.random.default_rng([seed, 77])
-            yield self._chunk(rng, str(rng.choice(shapes, p=weights / weights.sum())), seed)
+            yield self._chunk(rng, str(rng.choice(shapes, p=weights / weights.sum())), seed, num_drawn)
 
-    def _chunk(self, rng: np.random.Generator, shape: str, seed: int) -> Chunk:
+    def _chunk(self, rng: np.random.Generator, shape: str, seed: int, num_drawn: int) -> Chunk:
         rows, columns = (int(side) for side in shape.split("x"))
-        drawn = []
-        picture = 0
-        while len(drawn) < self.data["chunk"]:
+        images, views, tokens, picture = [], [], [], 0
+        easy = max(0.0, 1 - num_drawn / self.data["easy_until"])
+        while len(images) < self.data["chunk"]:
             number = seed * 64 + picture
             picture += 1
-            image, asked, detections = draw(rng, number, (rows * TILE, columns * TILE), self.data["nutrition_share"])
-            if len(detections) > MAX_BOXES:
-                continue
-            ids, start, slots = tokens_of(self.processor, asked, detections, image.shape[:2], rows * columns)
-            if len(ids) <= self.data["max_tokens"]:
-                drawn.append((image, ids, start, detections, slots))
-        return _stack(shape, drawn, self.processor.tokenizer.pad_token_id)
+            image_hw = (rows * TILE, columns * TILE)
+            if rng.random() < easy:
+                drawn = draw_easy(rng, image_hw)
+            else:
+                drawn = draw(number, image_hw, rng.random() < self.data["nutrition_share"])
+            seen = [self._view(rng, drawn, rows * columns, plain=i == 0) for i in range(self.data["views"])]
+            if max(len(ids) for _, ids, _ in seen) <= self.data["max_tokens"]:
+                images.append(drawn.image)
+                views.append([view for view, _, _ in seen])
+                tokens.append([(ids, start) for _, ids, start in seen])
+        return _stack(shape, images, views, tokens, self.processor.tokenizer.pad_token_id)
+
+    def _view(
+        self, rng: np.random.Generator, drawn: Drawn, num_image_tokens: int, *, plain: bool
+    ) -> tuple[np.ndarray, list[int], int]:
+        """A zoom, and the tokens of a question about what it leaves in sight."""
+        view = np.array([1.0, 1.0, 0.0, 0.0]) if plain else random_view(rng)
+        asked, detections = drawn.query(rng)
+        detections = seen_through(view, detections, drawn.image.shape[:2])
+        return view, *tokens_of(self.processor, asked, detections, drawn.image.shape[:2], num_image_tokens)
 
 
-def draw(
-    rng: np.random.Generator, seed: int, image_hw: tuple[int, int], nutrition_share: float
-) -> tuple[np.ndarray, list[str], Detections]:
-    """One picture, the labels that are asked for, and the boxes of these."""
-    height, width = image_hw
-    if rng.random() < nutrition_share:
-        image, detections = render_nutrition(seed, (height, width))
+@dataclass(frozen=True)
+class Drawn:
+    """A picture, and a function that asks about it."""
+
+    image: np.ndarray
+    query: Callable[[np.random.Generator], tuple[list[str], Detections]]
+
+
+def draw(seed: int, image_hw: tuple[int, int], nutrition: bool) -> Drawn:
+    """A photo of a package, or a scene."""
+    if not nutrition:
+        scene = make_scene(seed, image_hw)
+        return Drawn(scene.image, scene.query)
+    image, detections = render_nutrition(seed, image_hw)
+
+    def query(rng: np.random.Generator) -> tuple[list[str], Detections]:
         name = NUTRITION_NAMES[0] if rng.random() < 0.7 else str(rng.choice(NUTRITION_NAMES))
-        return image, [name], Detections(detections.xyxy, [name] * len(detections))
-    scene = make_scene(seed, (height, width))
-    asked, detections = scene.query(rng)
-    return scene.image, asked, detections
+        return [name], Detections(detections.xyxy, [name] * len(detections))
+
+    return Drawn(image, query)
+
+
+def draw_easy(rng: np.random.Generator, image_hw: tuple[int, int]) -> Drawn:
+    """One to three plain shapes on plain ground, in colours that stand out; asked for by shape, colour or both."""
+    height, width = image_hw
+    dark = rng.random() < 0.5
+    ground = rng.integers(0, 70, 3) if dark else rng.integers(185, 256, 3)
+    image = np.empty((height, width, 3), np.uint8)
+    image[:] = ground
+    boxes, labels = [], []
+    for _ in range(1 if rng.random() < 0.6 else int(rng.integers(2, 4))):
+        w, h = (int(rng.integers(side // 10, side * 7 // 10)) for side in (width, height))
+        x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
+        if any(x < b[2] + 4 and b[0] < x + w + 4 and y < b[3] + 4 and b[1] < y + h + 4 for b in boxes):
+            continue
+        colour = list(_COLOURS)[int(rng.integers(len(_COLOURS)))]
+        paint = [int(c * (0.75 if not dark else 1.0)) for c in _COLOURS[colour]]
+        round_one = rng.random() < 0.5
+        if round_one:
+            cv2.ellipse(image, ((x + w / 2, y + h / 2), (w, h), 0), paint, -1)
+        else:
+            cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), paint, -1)
+        boxes.append([x, y, x + w, y + h])
+        labels.append((colour, "circle" if round_one else "square"))
+
+    def query(rng: np.random.Generator) -> tuple[list[str], Detections]:
+        kind = int(rng.integers(3))
+        names = ["object"] * len(labels) if kind == 0 else [" ".join(name) if kind == 1 else name[1] for name in labels]
+        asked = list(dict.fromkeys(names))
+        if len(asked) > 1 and rng.random() < 0.5:
+            asked = [asked[int(rng.integers(len(asked)))]]
+        kept = [i for i, name in enumerate(names) if name in asked]
+        return asked, Detections([boxes[i] for i in kept], [names[i] for i in kept])
+
+    return Drawn(image, query)
+
+
+_COLOURS = {
+    "red": (230, 40, 40), "green": (50, 200, 60), "blue": (60, 90, 250), "yellow": (250, 230, 50),
+    "purple": (170, 60, 210), "orange": (250, 150, 30),
+}  # fmt: skip
+
+
+def random_view(rng: np.random.Generator) -> np.ndarray:
+    """Zoom by 0.75–1.33, a little different a side, with a shift that leaves no more empty than it must."""
+    zoom = np.exp(rng.uniform(-0.29, 0.29)) * np.exp(rng.uniform(-0.08, 0.08, 2))
+    return np.concatenate([zoom, rng.random(2) * (1 - zoom)])
+
+
+def seen_through(view: np.ndarray, detections: Detections, image_hw: tuple[int, int]) -> Detections:
+    """Boxes in the view; those of which less than 40 % is left are out of sight."""
+    height, width = image_hw
+    sides = np.array([width, height] * 2)
+    moved = detections.with_boxes(detections.xyxy * np.tile(view[:2], 2) + np.tile(view[2:], 2) * sides)
+    cut = moved.clipped(image_hw)
+    return cut.select(cut.areas > 0.4 * np.maximum(moved.areas, 1e-9))
 
 
 def tokens_of(
     processor: Any, asked: list[str], detections: Detections, image_hw: tuple[int, int], num_image_tokens: int
-) -> tuple[list[int], int, np.ndarray]:
-    """Tokens of the conversation, where the answer starts, and the places of the coordinates `[N, 4]`."""
+) -> tuple[list[int], int]:
+    """Tokens of the conversation, and where the answer starts."""
     style = ConversationStyle(family("qwen2_vl").codec, tuple(asked))
-    messages = [*style.question(), style.answer(detections, image_hw, image_hw)]
-    text, [(start, _)] = render(processor, messages)
-    tokenizer = processor.tokenizer
-    before = tokenizer(text[:start].replace(IMAGE, IMAGE * num_image_tokens), add_special_tokens=False)["input_ids"]
-    answer = tokenizer(text[start:], add_special_tokens=False)["input_ids"]
-    opening = tokenizer.convert_tokens_to_ids("<|box_start|>")
-    # (x1,y1),(x2,y2) is ( x1 , y1 ),( x2 , y2 ): the numbers stand 2, 4, 6 and 8 places after the opening token
-    opened = [i for i, token in enumerate(answer) if token == opening]
-    slots = np.array([[len(before) + i + step for step in coordinate_steps(tokenizer)] for i in opened])
-    return before + answer, len(before), slots.reshape(-1, 4)
+    text, [(start, _)] = render(processor, [*style.question(), style.answer(detections, image_hw, image_hw)])
+    texts = [text[:start].replace(IMAGE, IMAGE * num_image_tokens), text[start:]]
+    before, answer = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return before + answer, len(before)
 
 
-def coordinate_steps(tokenizer: Any) -> list[int]:
-    """How many tokens after `<|box_start|>` each of the four coordinates stands."""
-    pieces = tokenizer.convert_ids_to_tokens(tokenizer("(1,2),(3,4)", add_special_tokens=False)["input_ids"])
-    return [pieces.index(number) + 1 for number in "1234"]
-
-
-def _stack(shape: str, drawn: list[Any], pad: int) -> Chunk:
-    ids = [torch.tensor(row[1]) for row in drawn]
-    boxes = torch.zeros(len(drawn), MAX_BOXES, 4)
-    slots = torch.full((len(drawn), MAX_BOXES, 4), -1)
-    for i, (image, _, _, detections, places) in enumerate(drawn):
-        height, width = image.shape[:2]
-        ordered = order_boxes(detections, "raster", (height, width)).xyxy  # as the answer names them
-        boxes[i, : len(ordered)] = torch.from_numpy(ordered / [width, height, width, height]).float()
-        slots[i, : len(places)] = torch.from_numpy(places) if len(places) else slots[i, :0]
+def _stack(shape: str, images: list[Any], views: list[Any], tokens: list[Any], pad: int) -> Chunk:
+    rows = [torch.tensor(ids) for views_of in tokens for ids, _ in views_of]
+    size = (len(images), len(views[0]))
     return Chunk(
         shape,
-        torch.from_numpy(np.stack([row[0] for row in drawn])),
-        torch.nn.utils.rnn.pad_sequence(ids, True, pad),
-        torch.tensor([len(row) for row in ids]),
-        torch.tensor([row[2] for row in drawn]),
-        boxes,
-        slots,
+        torch.from_numpy(np.stack(images)),
+        torch.from_numpy(np.array(views)).float(),
+        torch.nn.utils.rnn.pad_sequence(rows, True, pad).reshape(*size, -1),
+        torch.tensor([len(row) for row in rows]).reshape(size),
+        torch.tensor([start for views_of in tokens for _, start in views_of]).reshape(size),
     )
 
 
-def start_workers(processor: Any, data: dict[str, Any], first_seed: int, num_workers: int) -> Iterator[Chunk]:
+def start_workers(
+    processor: Any, data: dict[str, Any], first_seed: int, drawn_before: int, num_workers: int
+) -> Iterator[Chunk]:
     """Chunks from worker processes; call it before CUDA is touched, since workers are forked."""
-    pictures = Pictures(processor, data, first_seed)
+    pictures = Pictures(processor, data, first_seed, drawn_before)
     return iter(DataLoader(pictures, batch_size=None, num_workers=num_workers, prefetch_factor=4))
 
 
 class Pool:
     """The newest pictures of each shape on the GPU; filled by a thread, oldest overwritten."""
 
-    FIELDS = ("images", "input_ids", "lengths", "answer_starts", "boxes", "box_slots")
+    FIELDS = ("images", "views", "input_ids", "lengths", "answer_starts")
 
     def __init__(self, data: dict[str, Any], device: torch.device, pad: int) -> None:
         total = sum(data["shapes"].values())
@@ -156,11 +219,10 @@ class Pool:
             size = max(data["chunk"], int(data["pool"] * weight / total) // data["chunk"] * data["chunk"])
             kinds = {
                 "images": ((size, rows * TILE, columns * TILE, 3), torch.uint8),
-                "input_ids": ((size, data["max_tokens"]), torch.int16),
-                "lengths": ((size,), torch.int32),
-                "answer_starts": ((size,), torch.int32),
-                "boxes": ((size, MAX_BOXES, 4), torch.float32),
-                "box_slots": ((size, MAX_BOXES, 4), torch.int16),
+                "views": ((size, data["views"], 4), torch.float32),
+                "input_ids": ((size, data["views"], data["max_tokens"]), torch.int16),
+                "lengths": ((size, data["views"]), torch.int32),
+                "answer_starts": ((size, data["views"]), torch.int32),
             }
             self.store[shape] = {name: torch.zeros(s, dtype=t, device=device) for name, (s, t) in kinds.items()}
             self.store[shape]["input_ids"].fill_(pad)
@@ -176,7 +238,7 @@ class Pool:
             for name in self.FIELDS:
                 values = getattr(chunk, name)
                 if name == "input_ids":
-                    values = F.pad(values, (0, store[name].shape[1] - values.shape[1]), value=self.pad)
+                    values = F.pad(values, (0, store[name].shape[-1] - values.shape[-1]), value=self.pad)
                 store[name][at : at + count] = values.to(self.device, store[name].dtype)
             self.filled[chunk.shape] += count
             self.num_drawn += count
@@ -199,43 +261,37 @@ class Pool:
             store = self.store[shape]
             known = min(self.filled[shape], len(store["lengths"]))
             drawn = torch.from_numpy(rng.integers(0, known, 1024)).to(self.device)
-            drawn = drawn[store["lengths"][drawn].argsort()]
-            lengths = store["lengths"][drawn].tolist()
+            view = torch.from_numpy(rng.integers(0, store["views"].shape[1], 1024)).to(self.device)
+            order = store["lengths"][drawn, view].argsort()
+            drawn, view = drawn[order], view[order]
+            lengths = store["lengths"][drawn, view].tolist()
             batches, start = [], 0
             while start < len(drawn):  # from short to long: as many as fit the budget of tokens
                 end = start + 1
                 while end < len(drawn) and (end + 1 - start) * lengths[end] <= batch_tokens:
                     end += 1
-                batches.append(drawn[start:end])
+                batches.append(slice(start, end))
                 start = end
             for i in rng.permutation(len(batches)):
-                yield shape, {name: store[name][batches[i]] for name in self.FIELDS}
+                which, seen = drawn[batches[i]], view[batches[i]]
+                yield (
+                    shape,
+                    {
+                        "images": store["images"][which],
+                        **{name: store[name][which, seen] for name in self.FIELDS if name != "images"},
+                    },
+                )
 
 
-def shaken(batch: dict[str, torch.Tensor], number_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Zoomed, shifted and recoloured pictures `[B, 3, H, W]` in 0–1, and tokens with the new coordinates `[B, T]`."""
-    images, boxes, slots = batch["images"], batch["boxes"], batch["box_slots"].long()
-    count, device = len(images), images.device
-    present = slots[..., 0] >= 0
-    zoom = torch.exp(torch.empty(count, 2, device=device).uniform_(-0.25, 0.25))
-    zoom[:, 1] = zoom[:, 0] * torch.exp(torch.empty(count, device=device).uniform_(-0.1, 0.1))
-    room = 1 - zoom
-    shift = torch.rand(count, 2, device=device) * room.abs() * torch.sign(room)
-    moved = boxes * zoom.repeat(1, 2)[:, None] + shift.repeat(1, 2)[:, None]
-    outside = ((moved < 0) | (moved > 1)).any(-1) & present
-    still = outside.any(-1) | (torch.rand(count, device=device) < 0.25)  # a cut box would need another answer
-    zoom[still], shift[still] = 1.0, 0.0
-    boxes = boxes * zoom.repeat(1, 2)[:, None] + shift.repeat(1, 2)[:, None]
-
-    theta = torch.zeros(count, 2, 3, device=device)
+def shaken(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The pictures `[B, 3, H, W]` in 0–1 as their views see them, in other colours."""
+    zoom, shift = batch["views"][:, :2], batch["views"][:, 2:]
+    theta = torch.zeros(len(zoom), 2, 3, device=zoom.device)
     theta[:, 0, 0], theta[:, 1, 1] = 1 / zoom[:, 0], 1 / zoom[:, 1]
     theta[:, :, 2] = (1 - 2 * shift) / zoom - 1  # output place in −1…1 → place in the stored picture
-    pixels = images.permute(0, 3, 1, 2).float() / 255
+    pixels = batch["images"].permute(0, 3, 1, 2).float() / 255
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-    pixels = torch.where(
-        still[:, None, None, None], pixels, F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    )
-    return _recoloured(pixels), _renumbered(batch["input_ids"].long(), boxes, slots, present, number_ids)
+    return _recoloured(F.grid_sample(pixels, grid, padding_mode="border", align_corners=False))
 
 
 def _recoloured(pixels: torch.Tensor) -> torch.Tensor:
@@ -250,14 +306,3 @@ def _recoloured(pixels: torch.Tensor) -> torch.Tensor:
     flipped = torch.rand(count, 1, 1, 1, device=device) < 0.03
     pixels = torch.where(flipped, 1 - pixels, pixels)
     return (pixels + torch.randn_like(pixels) * 0.02 * torch.rand(count, 1, 1, 1, device=device)).clamp(0, 1)
-
-
-def _renumbered(
-    ids: torch.Tensor, boxes: torch.Tensor, slots: torch.Tensor, present: torch.Tensor, number_ids: torch.Tensor
-) -> torch.Tensor:
-    values = (boxes * 1000).round().long().clamp(0, 999)
-    values[..., 2:] = torch.maximum(values[..., 2:], (values[..., :2] + 1).clamp(max=999))
-    # absent slots write their token to a column past the end, which is cut off again
-    padded = F.pad(ids, (0, 1))
-    places = torch.where(present[..., None], slots, ids.shape[1])
-    return padded.scatter(1, places.flatten(1), number_ids[values].flatten(1))[:, :-1]

@@ -81,7 +81,7 @@ def tiny_processor(model_type: str, *, max_pixels: int, tokenizer: Any = None) -
 
     from boxtune.models.tokenizer import train_tokenizer
 
-    tokenizer = tokenizer or train_tokenizer([_WORDS] * 50, vocab_size=1600)
+    tokenizer = tokenizer or train_tokenizer([_WORDS] * 50, vocab_size=700)
     three = model_type.startswith("qwen3")
     patch_size = 16 if three else 14
     limits = {"shortest_edge": (2 * patch_size) ** 2 * 4, "longest_edge": max_pixels}

@@ -1,7 +1,6 @@
 """A byte-level BPE tokenizer with Qwen's special tokens, for the models that boxtune builds itself.
 
-It differs from Qwen's in one point: a run of up to three digits is one piece, so that after training each of the
-numbers 0–999 is one token, and a coordinate one step of decoding. (Qwen splits every digit.)
+As with Qwen's, every digit is a token of its own.
 """
 
 from __future__ import annotations
@@ -29,14 +28,11 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-_PIECES = r"\p{N}{1,3}|[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_PIECES = r"\p{N}|[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on `texts`; every text can be encoded, since all 256 bytes are in the vocabulary.
-
-    The numbers 0–999 are made whole pieces first, whatever the texts hold.
-    """
+    """Byte-level BPE on `texts`; every text can be encoded, since all 256 bytes are in the vocabulary."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -51,8 +47,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    numbers = [str(number) for number in range(1000)] * 1000
-    tokenizer.train_from_iterator([*numbers, *texts], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return _wrap(tokenizer)
 
 

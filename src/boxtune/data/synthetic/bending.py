@@ -6,12 +6,14 @@ Coordinates are continuous pixels: a flat print of `(h, w)` pixels spans `(0, 0)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-ByteArray = npt.NDArray[np.uint8]
+from boxtune.data.synthetic.surfaces import ByteArray
+
 FloatArray = npt.NDArray[np.float64]
 
 _NODES = 8  # pixels between the exact nodes of the way back; between them it is interpolated (errors below 0.1 px)
@@ -46,15 +48,14 @@ class Bending:
 
     def forward(self, points: npt.ArrayLike) -> FloatArray:
         """`[N, 2]` points of the print → of the photo."""
-        points = np.asarray(points, dtype=np.float64)
-        points = points + self._wrinkle(points)
-        if self.turn:
-            points = self._around(points)
-        return _projected(self.homography, points)
+        flat: FloatArray = np.asarray(points, dtype=np.float64)
+        bent: FloatArray = flat + self._wrinkle(flat)
+        return _projected(self.homography, self._around(bent) if self.turn else bent)
 
     def back(self, points: npt.ArrayLike) -> FloatArray:
         """`[N, 2]` points of the photo → of the print (beyond its edges: somewhere outside)."""
-        points = _projected(np.linalg.inv(self.homography), np.asarray(points, dtype=np.float64))
+        inverse: FloatArray = np.linalg.inv(self.homography).astype(np.float64)
+        points = _projected(inverse, np.asarray(points, dtype=np.float64))
         if self.turn:
             points = self._unrolled(points)
         if self.wave:
@@ -73,10 +74,10 @@ class Bending:
         columns, rows = -(-width // _NODES) + 2, -(-height // _NODES) + 2
         x, y = (np.arange(columns) - 0.5) * _NODES, (np.arange(rows) - 0.5) * _NODES
         nodes = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-        sources = (self.back(nodes) - 0.5).reshape(rows, columns, 2).astype(np.float32)
+        sources: npt.NDArray[Any] = (self.back(nodes) - 0.5).reshape(rows, columns, 2).astype(np.float32)
         sources = cv2.resize(sources, (columns * _NODES, rows * _NODES), interpolation=cv2.INTER_LINEAR)
-        sources = np.ascontiguousarray(sources[_NODES : _NODES + height, _NODES : _NODES + width])
-        return cv2.remap(image, sources, None, cv2.INTER_LINEAR)
+        x_of, y_of = cv2.split(sources[_NODES : _NODES + height, _NODES : _NODES + width])
+        return cv2.remap(image, x_of, y_of, cv2.INTER_LINEAR)
 
     def box(self, rect: tuple[float, float, float, float]) -> FloatArray:
         """`[4]` hull in the photo of a rectangle `(x, y, w, h)` of the print, not cut at the photo's borders."""
@@ -98,9 +99,9 @@ class Bending:
         points = self.forward(grid)
         return float(((points >= 0) & (points <= [photo_hw[1], photo_hw[0]])).all(axis=1).mean())
 
-    def _wrinkle(self, points: FloatArray) -> FloatArray | float:
+    def _wrinkle(self, points: FloatArray) -> FloatArray:
         if not self.wave:
-            return 0.0
+            return np.zeros_like(points)
         a, b, fast, slow = self.wave_phase
         height, width = self.flat_hw
         u, v = points[:, 0] * (2 * np.pi / width), points[:, 1] * (2 * np.pi / height)

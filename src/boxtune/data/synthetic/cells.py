@@ -9,6 +9,7 @@ import numpy.typing as npt
 from boxtune.data.synthetic import surfaces
 from boxtune.data.synthetic.grounds import surroundings
 from boxtune.data.synthetic.placing import Canvas, fixed_point, free_place, polygon_box
+from boxtune.data.synthetic.surfaces import ByteArray
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -44,7 +45,7 @@ def paint_smear(rng: np.random.Generator, image_hw: tuple[int, int]) -> Canvas:
     pink = surfaces.hsv(hue, float(rng.uniform(0.2, 0.45)), float(rng.uniform(0.62, 0.88)))
     deep = tuple(int(c * 0.75) for c in pink)
     red, white, platelet = _NAMES[int(rng.integers(len(_NAMES)))]
-    density = np.zeros(image_hw, np.uint8)
+    density: ByteArray = np.zeros(image_hw, np.uint8)
     canvas = Canvas(np.zeros((height, width, 3), np.uint8))
     radius = float(rng.uniform(0.045, 0.115)) * max(image_hw)
     _paint_red(rng, canvas, density, radius, red)
@@ -107,7 +108,7 @@ def _paint_white(rng: np.random.Generator, canvas: Canvas, radius: float, name: 
     mask = np.zeros(canvas.image_hw, np.uint8)
     cv2.fillPoly(mask, [fixed_point(body)], int(rng.integers(170, 250)), cv2.LINE_AA, 4)
     surfaces.blend(canvas.image, mask, surfaces.hsv(hue, float(rng.uniform(0.1, 0.35)), float(rng.uniform(0.75, 0.92))))
-    nucleus = np.zeros(canvas.image_hw, np.uint8)
+    nucleus: ByteArray = np.zeros(canvas.image_hw, np.uint8)
     lobes = int(rng.integers(1, 6))
     for k in range(lobes):
         spread = 0.0 if lobes == 1 else 0.42
@@ -186,9 +187,9 @@ def _paint_round(rng: np.random.Generator, canvas: Canvas, kind: str, points: Fl
             fill(scale, surfaces.hsv(0.55, 0.12, value))
         fill(0.18, surfaces.WHITE, 0.4)
     elif kind == "coin":
-        tone = (0.11, 0.55) if hue < 0.5 else (0.1, 0.06)
+        metal = (0.11, 0.55) if hue < 0.5 else (0.1, 0.06)
         for scale, value in ((1.0, 0.55), (0.92, 0.85), (0.8, 0.7), (0.42, 0.82)):
-            fill(scale, surfaces.hsv(*tone, value))
+            fill(scale, surfaces.hsv(*metal, value))
     elif kind == "berry":
         tone = (0.98, 0.66, 0.8)[int(hue * 3)]
         for scale, value, move in ((1.0, 0.3, 0), (0.88, 0.45, 0.03), (0.6, 0.6, 0.1), (0.18, 0.95, 0.35)):

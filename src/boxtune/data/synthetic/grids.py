@@ -10,9 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boxtune.data.synthetic.lettering import CAP_HEIGHT, Face, paragraph, word, write_fitted
-from boxtune.data.synthetic.surfaces import BLACK, WHITE, Colour, blend, contrasting, hsv, luminance, rounded
-
-ByteArray = npt.NDArray[np.uint8]
+from boxtune.data.synthetic.surfaces import BLACK, WHITE, ByteArray, Colour, blend, contrasting, hsv, luminance, rounded
 
 
 @dataclass(frozen=True)
@@ -101,12 +99,12 @@ def paint_grid(target: ByteArray, grid: Grid, look: Look) -> None:
     face, edges = _columns(grid, look, lines, width - 2 * pad_x)
     edges = edges + pad_x
     for index, (kind, cells, top, bottom) in enumerate(lines):
-        filled = kind in ("title", "header") and look.accent is not None
-        if filled:
-            cv2.rectangle(target, (0, 0 if index == 0 else round(top)), (width, round(bottom)), look.accent, -1)
+        accent = look.accent if kind in ("title", "header") else None
+        if accent is not None:
+            cv2.rectangle(target, (0, 0 if index == 0 else round(top)), (width, round(bottom)), accent, -1)
         elif look.zebra and kind == "row" and index % 2:
             _tint(target, round(top), round(bottom), look)
-        layer = reverse if filled and abs(luminance(look.ink) - luminance(look.accent)) < 90 else ink
+        layer = ink if accent is None or abs(luminance(look.ink) - luminance(accent)) >= 90 else reverse
         row_face = replace(face, bold=face.bold or kind != "row" or index in grid.bold_rows)
         _write_line(layer, kind, cells, (top, bottom), (pad_x, edges), look, row_face)
     _rule(ink, lines, edges, look)
@@ -199,7 +197,7 @@ def _write_line(
     if cells[0].strip():
         write_fitted(ink, cells[0].strip(), face, round(left + indent), baseline, max(label_room - indent, 8))
     for i, cell in enumerate(cells[1:], start=1):
-        room = edges[i] - edges[i - 1] - 0.15 * size
+        room = edges[i] - edges[i - 1] - (0.45 if kind == "header" else 0.15) * size
         if cell and look.centred and not (look.bare and i == len(edges) - 1):
             write_fitted(ink, cell, face, round((edges[i] + edges[i - 1]) / 2), baseline, room, "middle")
         elif cell:

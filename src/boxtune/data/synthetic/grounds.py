@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from boxtune.data.synthetic import surfaces
 from boxtune.data.synthetic.package_parts import PAINTERS
-
-ByteArray = npt.NDArray[np.uint8]
+from boxtune.data.synthetic.surfaces import ByteArray
 
 
 def surroundings(rng: np.random.Generator, image_hw: tuple[int, int]) -> ByteArray:

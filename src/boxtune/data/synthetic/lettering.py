@@ -13,10 +13,9 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import ImageFont
 
-ByteArray = npt.NDArray[np.uint8]
+from boxtune.data.synthetic.surfaces import ByteArray
 
 CAP_HEIGHT = 0.7  # of the font size; figures are as high as capitals
 DESCENT = 0.2
@@ -55,6 +54,7 @@ class Word:
 @lru_cache(maxsize=256)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(max(size, 4))
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as always when a size is asked for
     # The basic layout engine is in every build of Pillow; raqm is not, and would place letters otherwise.
     return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
 
@@ -203,7 +203,8 @@ def paragraph(
     baseline = max(round(CAP_HEIGHT * face.size), 3)
     index = first
     while baseline <= height:
-        line, used = [], 0
+        line: list[Word] = []
+        used = 0
         while True:
             drawn = word(words[index % len(words)], face)
             if line and used + space + drawn.width > width:

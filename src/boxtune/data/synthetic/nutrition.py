@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,10 +15,8 @@ from boxtune.data.synthetic.nutrition_table import paint_nutrition_table
 from boxtune.data.synthetic.package_parts import PAINTERS
 from boxtune.data.synthetic.packaging import TABLE, Part, lay_out, replacement
 from boxtune.data.synthetic.photograph import expose, mottled
-from boxtune.data.synthetic.surfaces import Colour
+from boxtune.data.synthetic.surfaces import ByteArray, Colour
 from boxtune.detections import Detections
-
-ByteArray = npt.NDArray[np.uint8]
 
 LABEL = "nutrition-table"  # the category's name in the Open Food Facts data set
 LEAST_VISIBLE = 0.4  # of a table's area; what shows less is not printed at all
@@ -184,11 +182,15 @@ def _bending(
     """Curvature and wrinkles, then a view in which the main table has its share of the photo and mostly lies inside."""
     shape = rng.random()
     wave = float(rng.uniform(0.004, 0.012) * min(flat_wh)) if 0.25 < shape < 0.42 else 0.0
-    curved = {
-        "flat_hw": flat_wh[::-1], "wave": wave, "turn": float(rng.uniform(0.5, 1.2)) if shape < 0.25 else 0.0,
-        "upright": bool(rng.random() < 0.75), "sag": float(rng.uniform(-0.3, 0.3)),
-        "wave_phase": (*rng.uniform(0, 6, 2), *rng.uniform(0.5, 2.5, 2)),
-    }  # fmt: skip
+    bending = Bending(
+        flat_hw=flat_wh[::-1],
+        homography=np.eye(3),
+        turn=float(rng.uniform(0.5, 1.2)) if shape < 0.25 else 0.0,
+        upright=bool(rng.random() < 0.75),
+        sag=float(rng.uniform(-0.3, 0.3)),
+        wave=wave,
+        wave_phase=(*rng.uniform(0, 6, 2).tolist(), *rng.uniform(0.5, 2.5, 2).tolist()),
+    )
     spread = float(rng.choice((0.03, 0.12, 0.6), p=(0.6, 0.3, 0.1)))
     angle = turns * np.pi / 2 + rng.normal(0, spread)
     tilt = np.clip(rng.normal(0, 0.16, 2), -0.35, 0.35) / max(flat_wh)
@@ -196,17 +198,17 @@ def _bending(
     cos, sin = np.cos(angle), np.sin(angle)
     lean = np.array([[1, 0, 0], [0, 1, 0], [*tilt, 1]]) @ _shift(-middle)
     view = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ lean
-    box = Bending(homography=view, **curved).box(main)
+    box = replace(bending, homography=view).box(main)
     size = box[2:] - box[:2]
     room = np.array(image_hw[::-1])
     scale = min(share * max(image_hw) / size.max(), *(0.98 * room / size))
     view = np.diag([scale, scale, 1]) @ view
-    bent = Bending(homography=view, **curved)
+    bent = replace(bending, homography=view)
     print_box, table_box = bent.box((0, 0, *flat_wh)), bent.box(main)
     move = room / 2 - (print_box[:2] + print_box[2:]) / 2 + rng.normal(0, 0.1, 2) * room
     slack = 0.25 * (table_box[2:] - table_box[:2]) if rng.random() < 0.12 else 0.0  # now and then the frame cuts it
     move = np.clip(move, -table_box[:2] - slack, room - table_box[2:] + slack)
-    return Bending(homography=_shift(move) @ view, **curved)
+    return replace(bending, homography=_shift(move) @ view)
 
 
 def _shift(by: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -218,15 +220,21 @@ def _shift(by: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def _package_art(rng: np.random.Generator, flat_hw: tuple[int, int], ground: Colour) -> ByteArray:
     """The package's ground: plain, gradient, stripes, marbled or with blobs, all near its main colour."""
     height, width = flat_hw
-    near = tuple(int(np.clip(c + rng.normal(0, 30), 0, 255)) for c in ground)
+    near = surfaces.near(rng, ground, 30)
     style = rng.random()
     if style < 0.4:
         return np.full((height, width, 3), ground, np.uint8)
     if style < 0.65:
         return surfaces.gradient(height, width, ground, near, float(rng.uniform(0, 2 * np.pi)))
     if style < 0.75:
-        soft = tuple(int(0.8 * a + 0.2 * b) for a, b in zip(ground, near, strict=True))
-        return surfaces.stripes(height, width, ground, soft, float(rng.uniform(8, 80)), float(rng.uniform(0, np.pi)))
+        return surfaces.stripes(
+            height,
+            width,
+            ground,
+            surfaces.near(rng, ground, 8),
+            float(rng.uniform(8, 80)),
+            float(rng.uniform(0, np.pi)),
+        )
     if style < 0.88:
         return surfaces.coloured(surfaces.clouds(rng, height, width, float(rng.uniform(2, 12)), 3), (ground, near))
     art = np.full((height, width, 3), ground, np.uint8)
@@ -242,9 +250,8 @@ def _shaded_can(rng: np.random.Generator, flat: ByteArray, bending: Bending) -> 
         0.35 + 0.65 * np.cos(angle) + rng.uniform(0, 0.5) * np.exp(-(((angle - rng.uniform(-0.5, 0.5)) / 0.12) ** 2))
     )
     row = np.clip(light * 180, 30, 255).astype(np.uint8)
-    row = row[None, :] if bending.upright else row[:, None]
-    row = cv2.resize(row, flat.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    return cv2.multiply(flat, cv2.merge([row, row, row]), scale=1 / 180)
+    shade = cv2.resize(row[None, :] if bending.upright else row[:, None], flat.shape[1::-1])
+    return cv2.multiply(flat, cv2.merge([shade, shade, shade]), scale=1 / 180)
 
 
 def _shadowed(rng: np.random.Generator, around: ByteArray, mask: ByteArray) -> ByteArray:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from boxtune.data.synthetic.grids import Grid, Look, paint_grid, random_look
 from boxtune.data.synthetic.lettering import Face, paragraph, write, write_fitted
-from boxtune.data.synthetic.surfaces import BLACK, WHITE, Colour, blend, contrasting
+from boxtune.data.synthetic.surfaces import BLACK, WHITE, ByteArray, Colour, blend, contrasting
 from boxtune.data.synthetic.vocabulary import LANGUAGES, US_FOOTNOTE, US_ROWS, US_VITAMINS, Language, nutrient_value
-
-ByteArray = npt.NDArray[np.uint8]
 
 
 def paint_nutrition_table(target: ByteArray, rng: np.random.Generator, ground: Colour) -> None:

@@ -6,15 +6,13 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from boxtune.data.synthetic import surfaces
 from boxtune.data.synthetic.grids import Grid, paint_grid, random_look
 from boxtune.data.synthetic.lettering import Face, paragraph, write, write_fitted
-from boxtune.data.synthetic.surfaces import BLACK, WHITE, Colour, blend, contrasting, hsv
+from boxtune.data.synthetic.surfaces import BLACK, WHITE, ByteArray, Colour, blend, contrasting, hsv
 from boxtune.data.synthetic.vocabulary import BRANDS, LANGUAGES, OTHER_TABLES, SLOGANS, other_value, phrase
 
-ByteArray = npt.NDArray[np.uint8]
 Painter = Callable[[ByteArray, np.random.Generator, Colour], None]
 
 

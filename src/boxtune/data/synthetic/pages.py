@@ -12,9 +12,9 @@ from boxtune.data.synthetic import surfaces
 from boxtune.data.synthetic.lettering import Face, fitted, paragraph, write, write_fitted
 from boxtune.data.synthetic.photograph import compressed, with_noise
 from boxtune.data.synthetic.placing import Canvas
+from boxtune.data.synthetic.surfaces import ByteArray
 from boxtune.data.synthetic.vocabulary import PROSE
 
-ByteArray = npt.NDArray[np.uint8]
 Rect = tuple[int, int, int, int]
 
 _NAMES = (
@@ -41,7 +41,7 @@ _NAMES = (
 def paint_page(rng: np.random.Generator, image_hw: tuple[int, int]) -> Canvas:
     """One page: ink on paper, then skew, blots, noise of the scanner."""
     height, width = image_hw
-    ink = np.zeros(image_hw, np.uint8)
+    ink: ByteArray = np.zeros(image_hw, np.uint8)
     blocks = _compose_page(rng, ink)
     turn = _skew(rng, image_hw)
     ink = cv2.warpAffine(ink, turn, (width, height)) if turn is not None else ink
@@ -61,7 +61,8 @@ def _skew(rng: np.random.Generator, image_hw: tuple[int, int]) -> npt.NDArray[np
     if rng.random() < 0.45:
         return None
     height, width = image_hw
-    return cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.normal(0, 0.8)), 1.0)
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.normal(0, 0.8)), 1.0)
+    return np.asarray(turn, dtype=np.float64)
 
 
 def _turned_box(turn: npt.NDArray[np.float64] | None, rect: Rect) -> npt.NDArray[np.float64]:

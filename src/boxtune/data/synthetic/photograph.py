@@ -6,9 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from boxtune.data.synthetic.surfaces import clouds, noise
-
-ByteArray = npt.NDArray[np.uint8]
+from boxtune.data.synthetic.surfaces import ByteArray, clouds, noise
 
 
 def expose(rng: np.random.Generator, image: ByteArray, harshness: float = 1.0) -> ByteArray:
@@ -112,7 +110,9 @@ def with_noise(rng: np.random.Generator, image: ByteArray, deviation: float) -> 
 def compressed(image: ByteArray, quality: int) -> ByteArray:
     """The image after JPEG at a quality of 1–100."""
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None  # we have just made it
+    return decoded
 
 
 def mottled(rng: np.random.Generator, image: ByteArray, strength: float) -> ByteArray:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-ByteArray = npt.NDArray[np.uint8]
+from boxtune.data.synthetic.surfaces import ByteArray
+
 FloatArray = npt.NDArray[np.float64]
 
 

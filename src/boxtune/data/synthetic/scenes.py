@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from boxtune.data.synthetic.cells import paint_round_things, paint_smear
 from boxtune.data.synthetic.nutrition import plan_nutrition
@@ -15,11 +14,10 @@ from boxtune.data.synthetic.pages import paint_page
 from boxtune.data.synthetic.photograph import expose
 from boxtune.data.synthetic.placing import Canvas
 from boxtune.data.synthetic.shapes import paint_shapes
+from boxtune.data.synthetic.surfaces import ByteArray
 from boxtune.data.synthetic.things import paint_desk, paint_litter, paint_road
 from boxtune.detections import Detections
 from boxtune.errors import DataError, nearest
-
-ByteArray = npt.NDArray[np.uint8]
 
 # Painter, weight in the mix, harshness of the camera (None: the painter took the photo itself).
 _Painter = Callable[[np.random.Generator, tuple[int, int]], Canvas]

@@ -112,7 +112,7 @@ def _paint_shape(
     taken.append(polygon_box(points).tolist())
     x0, y0, x1, y1 = (int(v) for v in taken[-1])
     behind = np.array(cv2.mean(canvas.image[y0:y1, x0:x1])[:3])
-    jitter = tuple(int(np.clip(c + rng.normal(0, 10), 0, 255)) for c in colour)
+    jitter = surfaces.near(rng, colour, 10)
     cv2.fillPoly(canvas.image, [fixed_point(points)], jitter, cv2.LINE_AA, 4)
     if rng.random() < 0.3 or np.abs(behind - colour).max() < 60:  # an edge, so that it can be seen
         inside = points.mean(axis=0) + (points - points.mean(axis=0)) * 0.93

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-ByteArray = npt.NDArray[np.uint8]
+ByteArray = npt.NDArray[Any]  # of np.uint8, which the stubs of OpenCV do not promise
 Colour = tuple[int, int, int]
 
 BLACK: Colour = (16, 16, 18)
@@ -27,6 +28,12 @@ def hsv(hue: float, saturation: float, value: float) -> Colour:
 def luminance(colour: Sequence[int]) -> float:
     """Perceived brightness of an RGB colour, 0–255."""
     return 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
+
+
+def near(rng: np.random.Generator, colour: Sequence[int], spread: float) -> Colour:
+    """A colour that differs from another by about `spread` in each channel."""
+    red, green, blue = (int(np.clip(c + rng.normal(0, spread), 0, 255)) for c in colour)
+    return red, green, blue
 
 
 def contrasting(rng: np.random.Generator, colour: Sequence[int]) -> Colour:
@@ -90,7 +97,9 @@ def clouds(
             rng.random((rows, columns), dtype=np.float32), (width, height), interpolation=cv2.INTER_LINEAR
         )
         cv2.scaleAdd(layer, 0.6**octave, total, total)
-    return cv2.normalize(total, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+    low, high, *_ = cv2.minMaxLoc(total)
+    scale = 255 / max(high - low, 1e-6)
+    return cv2.convertScaleAbs(total - low, alpha=scale)
 
 
 def ramp(stops: Sequence[Sequence[float]]) -> ByteArray:

@@ -14,9 +14,9 @@ from boxtune.data.synthetic.grounds import open_ground, surroundings
 from boxtune.data.synthetic.lettering import Face, paragraph, write, write_fitted
 from boxtune.data.synthetic.package_parts import PAINTERS
 from boxtune.data.synthetic.placing import Canvas, free_place
+from boxtune.data.synthetic.surfaces import ByteArray
 from boxtune.data.synthetic.vocabulary import BRANDS, PROSE, phrase
 
-ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
 
 
