@@ -26,18 +26,17 @@ def command(
     """Score a model on a data set: metrics.json, predictions.json (COCO results) and the raw answers."""
     from rich.console import Console
 
-    from boxtune.cli.options import checked_choice, claim_output_dir, split_labels
+    from boxtune.cli.options import claim_output_dir, split_labels
     from boxtune.data.dataset import available_splits, load_dataset
+    from boxtune.data.splits import UNSPLIT
     from boxtune.evaluation.evaluate import evaluate, write_evaluation
     from boxtune.evaluation.summary import print_metrics
     from boxtune.inference.detector import load_detector
 
-    checked_choice("format", data_format, ("coco", "yolo", "voc", "jsonl", "hub"))
-    checked_choice("on-error", on_error, ("refuse", "skip"))
     claim_output_dir(output_dir)
-    only_one = len(available_splits(data, data_format)) <= 1
+    undivided = available_splits(data, data_format) == [UNSPLIT]
     skipped = output_dir / "skipped.jsonl" if on_error == "skip" else None
-    samples = load_dataset(data, None if only_one else split, data_format, on_error, skipped)
+    samples = load_dataset(data, None if undivided else split, data_format, on_error, skipped)
     if max_images is not None:
         samples = samples.subset(range(min(max_images, len(samples))))
     detector = load_detector(model, device, labels=split_labels(labels), batch_size=batch_size)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 Data = Annotated[str, typer.Option("--data", help="Folder, file, hub id or synthetic:NAME.")]
 Model = Annotated[str, typer.Option("--model", help="Folder, hub id, adapter folder, `embedded` or `tiny:FAMILY`.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", help="Where results are written.")]
+DataFormat = Literal["coco", "yolo", "voc", "jsonl", "hub"]
 Format = Annotated[
-    str | None, typer.Option("--format", help="coco, yolo, voc, jsonl or hub; found out by looking if not given.")
+    DataFormat | None,
+    typer.Option("--format", help="coco, yolo, voc, jsonl or hub; found out by looking if not given."),
 ]
-OnError = Annotated[str, typer.Option("--on-error", help="Bad records: refuse, or skip and list in skipped.jsonl.")]
+OnError = Annotated[
+    Literal["refuse", "skip"],
+    typer.Option("--on-error", help="Bad records: refuse, or skip and list in skipped.jsonl."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")]
 Labels = Annotated[str | None, typer.Option("--labels", help="Names to look for, with commas: a,b.")]
@@ -34,16 +39,3 @@ def claim_output_dir(folder: Path) -> None:
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not an empty folder: choose another --output-dir, nothing is written over.")
-
-
-def checked_choice(name: str, value: str | None, known: tuple[str, ...]) -> str | None:
-    """A value out of a few.
-
-    Raises:
-        ConfigError: another one; names the nearest.
-    """
-    from boxtune.errors import ConfigError, nearest
-
-    if value is not None and value not in known:
-        raise ConfigError(f"--{name} {value} is unknown. {nearest(value, known)}")
-    return value

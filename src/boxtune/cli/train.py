@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from boxtune.cli.options import Format
 
 
 def command(
@@ -14,11 +16,13 @@ def command(
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file; see `boxtune inspect config`.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Folder, file, hub id or synthetic:NAME.")] = None,
-    data_format: Annotated[str | None, typer.Option("--format", help="coco, yolo, voc, jsonl or hub.")] = None,
+    data_format: Format = None,
     model: Annotated[str | None, typer.Option("--model", help="Folder, hub id, `embedded`, `tiny:FAMILY`.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Budget of time the schedule ends in.")] = None,
     output_dir: Annotated[Path | None, typer.Option("--output-dir", help="New or empty folder.")] = None,
-    on_error: Annotated[str | None, typer.Option("--on-error", help="Bad records: refuse or skip.")] = None,
+    on_error: Annotated[
+        Literal["refuse", "skip"] | None, typer.Option("--on-error", help="Bad records: refuse or skip.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output-dir.")] = False,
 ) -> int:
     """Fine-tune a model on a detection data set, and evaluate it on the val split.

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 from boxtune.collators.encode import SampleEncoder, render
+from boxtune.data.dataset import DetectionDataset
 from boxtune.detections import Detections
 from boxtune.errors import DataError
 
 Span = tuple[int, int]
 _SAMPLED = 2000  # records that are enough to know how long answers get
-
-
-class SizedSamples(Protocol):
-    """A data set that knows sizes and boxes without decoding."""
-
-    records: Any
-
-    def __len__(self) -> int: ...
-    def image_hw(self, index: int) -> Span:
-        """`(height, width)` of the upright image."""
-        ...
-
-    def detections(self, index: int) -> Detections:
-        """Boxes in pixels."""
-        ...
 
 
 def num_image_tokens(encoder: SampleEncoder, image_hw: Span) -> int:
@@ -41,7 +25,7 @@ def num_tokens(encoder: SampleEncoder, detections: Detections, image_hw: Span) -
     return len(text_tokens) - 1 + num_image_tokens(encoder, image_hw)
 
 
-def check_lengths(encoder: SampleEncoder, samples: SizedSamples) -> None:
+def check_lengths(encoder: SampleEncoder, samples: DetectionDataset) -> None:
     """Find samples above `encoder.max_length` before training; nothing to do where there is no limit.
 
     Raises:
@@ -55,12 +39,12 @@ def check_lengths(encoder: SampleEncoder, samples: SizedSamples) -> None:
     if too_long:
         worst = max(too_long, key=lambda i: lengths[i])
         raise DataError(
-            f"{len(too_long)} of {len(lengths)} samples have more tokens than collator.max_length={limit}; the "
-            f"longest, '{samples.records[worst].id}', has {lengths[worst]}: raise it, lower model.max_pixels, or drop them."
+            f"{len(too_long)} of {len(lengths)} samples have more tokens than collator.max_length={limit}; longest is "
+            f"'{samples.records[worst].id}' with {lengths[worst]}: raise it, lower model.max_pixels, or drop them."
         )
 
 
-def longest_answer(encoder: SampleEncoder, samples: SizedSamples) -> int:
+def longest_answer(encoder: SampleEncoder, samples: DetectionDataset) -> int:
     """Tokens of the longest answer among the first records, stop token included."""
     texts = []
     for index in range(min(len(samples), _SAMPLED)):

@@ -15,7 +15,7 @@ from boxtune.data.sample import Sample
 from boxtune.detections import Detections
 from boxtune.errors import SaveError
 from boxtune.evaluation.metrics import Metrics, MetricsAccumulator
-from boxtune.evaluation.predictions import write_ground_truth, write_predictions
+from boxtune.evaluation.predictions import category_labels, write_ground_truth, write_predictions
 from boxtune.inference.detector import Detector, Prediction
 
 
@@ -89,9 +89,10 @@ def write_evaluation(output_dir: Path, evaluation: Evaluation) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "metrics.json").write_text(json.dumps(evaluation.metrics.to_dict(), indent=2) + "\n")
         rows = [(image.sample_id, image.image_hw, image.truth) for image in evaluation.images]
-        write_ground_truth(output_dir / "ground_truth.json", rows, evaluation.labels)
+        labels = category_labels(evaluation.labels, [image.truth for image in evaluation.images])
+        write_ground_truth(output_dir / "ground_truth.json", rows, labels)
         found = [(image.sample_id, image.prediction.result.detections) for image in evaluation.images]
-        write_predictions(output_dir / "predictions.json", found, evaluation.labels)
+        write_predictions(output_dir / "predictions.json", found, labels)
         with (output_dir / "answers.jsonl").open("w", encoding="utf-8") as lines:
             for image in evaluation.images:
                 result = image.prediction.result

@@ -23,6 +23,7 @@ from boxtune.config.schema import Config
 from boxtune.data.conversation import ConversationStyle
 from boxtune.data.dataset import DetectionDataset, available_splits, load_dataset
 from boxtune.data.sample import Sample
+from boxtune.data.splits import UNSPLIT, canonical_split
 from boxtune.errors import ConfigError, DataError, SaveError
 from boxtune.evaluation.evaluate import evaluate, write_evaluation
 from boxtune.evaluation.metrics import Metrics
@@ -37,6 +38,13 @@ from boxtune.training.callbacks.progress import ProgressCallback
 from boxtune.training.clock import RunClock, rate_factor
 from boxtune.training.record import run_record
 from boxtune.training.trainer import DetectionTrainer
+
+
+# reentrant checkpointing needs gradients at the inputs, which would send a backward pass through a frozen vision tower
+_CHECKPOINTING: dict[str, Any] = {
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+}
 
 
 @dataclass(frozen=True)
@@ -118,24 +126,27 @@ def load_data(config: Config, console: Console) -> tuple[DetectionDataset, Detec
         DataError: see `load_dataset`.
     """
     data = config.data
-    assert data.path is not None  # check_config
-    known = None if data.format == "auto" else data.format
-    splits = available_splits(data.path, known)
-    train_split = data.train_split if data.train_split in splits or len(splits) > 1 else None
+    path, known = data.path, None if data.format == "auto" else data.format
+    assert path is not None  # check_config
+    splits = available_splits(path, known)
+    train_split, val_split = canonical_split(data.train_split), canonical_split(data.val_split)
 
     def load(split: str | None) -> DetectionDataset:
-        skipped = Path(config.output_dir) / "skipped.jsonl" if data.on_error == "skip" else None
-        return load_dataset(data.path, split, known, data.on_error, skipped)
+        name = f"skipped-{split or 'all'}.jsonl"
+        skipped = Path(config.output_dir) / name if data.on_error == "skip" else None
+        dataset = load_dataset(path, split, known, data.on_error, skipped)
+        if dataset.skipped:
+            console.print(f"{len(dataset.skipped)} bad records left out, see {skipped}.", soft_wrap=True)
+        return dataset
 
-    train_set = load(train_split)
-    if data.val_split in splits and data.val_split != data.train_split:
-        val_set: DetectionDataset | None = load(data.val_split)
+    train_set = load(None if splits == [UNSPLIT] else train_split)
+    val_set: DetectionDataset | None = None
+    if val_split in splits and val_split != train_split:
+        val_set = load(val_split)
     elif config.evaluation.at_end and data.val_fraction > 0 and len(train_set) > 1:
         train_set, val_set = train_set.split_off(data.val_fraction, config.trainer.seed)
-        console.print(f"No '{data.val_split}' split in {data.path}: {len(val_set)} of the images are held out.")
+        console.print(f"No '{val_split}' split in {path}: {len(val_set)} of the images are held out.", soft_wrap=True)
         val_set = val_set if len(val_set) else None
-    else:
-        val_set = None
     if data.max_train_images is not None:
         train_set = train_set.subset(range(min(data.max_train_images, len(train_set))))
     if len(train_set) == 0:
@@ -257,8 +268,6 @@ def training_arguments(config: Config, num_images: int) -> TrainingArguments:
         learning_rate=float(settings.learning_rate),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=bool(settings.gradient_checkpointing),
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         save_strategy="no" if settings.save_steps == "auto" else "steps",
         save_steps=500 if settings.save_steps == "auto" else settings.save_steps,
         save_total_limit=settings.save_total_limit,
@@ -271,6 +280,7 @@ def training_arguments(config: Config, num_images: int) -> TrainingArguments:
         dataloader_num_workers=int(config.data.num_workers),
         remove_unused_columns=False,
         disable_tqdm=True,
+        **(_CHECKPOINTING if settings.gradient_checkpointing else {}),
         **settings.passed_on,
     )
 
