@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from dense import DenseHeads
 from stream import Pool, shaken, start_workers
 from torch.nn import functional as F
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
@@ -91,13 +92,13 @@ def patches_of(pixels: torch.Tensor, processor: Any) -> torch.Tensor:
 class Step:
     """Forward pass and loss of one batch."""
 
-    def __init__(self, model: Any, processor: Any, device: torch.device) -> None:
-        self.model, self.processor, self.device = model, processor, device
+    def __init__(self, model: Any, heads: DenseHeads, processor: Any, device: torch.device) -> None:
+        self.model, self.heads, self.processor, self.device = model, heads, processor, device
         self.image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.positions: dict[str, torch.Tensor] = {}
 
     def __call__(self, shape: str, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Mean cross-entropy over the tokens of the answers."""
+        """Mean cross-entropy over the tokens of the answers, and the losses of both helping heads: `[3]`."""
         pixels, ids = shaken(batch), batch["input_ids"].long()
         length = math.ceil(int(batch["lengths"].max()) / 64) * 64
         ids = ids[:, : min(length, ids.shape[1])]
@@ -118,7 +119,9 @@ class Step:
                 logits_to_keep=keep,
             ).logits
         targets = ids[:, first + 1 :].masked_fill(~labelled[:, first + 1 :], -100)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
+        first_image = int((ids[0] == self.image_id).nonzero()[0])
+        return torch.stack([loss, *self.heads(batch["boxes"], rows // 2, columns // 2, first_image)])
 
     def _positions(self, shape: str, row: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
         """Of a shape: the words before the image are always the same, so one row serves all."""
@@ -184,13 +187,15 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     for config in (model.config.vision_config, model.model.visual.config):
         config._attn_implementation_internal = "uniform_flash"
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    optimizer = _optimizer(model, recipe["train"])
+    heads = DenseHeads(model).to(device)
+    optimizer = _optimizer(model, heads, recipe["train"])
     step, decay_from = 0, None
     if state is not None:
         model.load_state_dict(state["model"])
         average = {name: value.to(device) for name, value in state["average"].items()}
         if "optimizer" in state:
             optimizer.load_state_dict(state["optimizer"])
+            heads.load_state_dict(state["heads"])
         step, decay_from = int(state["step"]), state["decay_from"]
     decay_from = step if args.decay and decay_from is None else decay_from
     pool = Pool(recipe["data"], device, processor.tokenizer.pad_token_id)
@@ -199,8 +204,11 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     pool.follow(chunks)
     if device.type == "cuda":
         for block in [*model.model.visual.blocks, *model.model.language_model.layers]:
-            block.compile(dynamic=True)
-    forward = Step(model, processor, device)
+            if block is heads.tapped:  # its hook stays outside
+                block.forward = torch.compile(block.forward, dynamic=True)
+            else:
+                block.compile(dynamic=True)
+    forward = Step(model, heads, processor, device)
     batches = pool.batches(np.random.default_rng([recipe["seed"], sitting]), recipe["train"]["batch_tokens"])
     stop_step = recipe["train"]["total_steps"] if decay_from is None else decay_from + recipe["train"]["decay_steps"]
     stop_step = min(stop_step, step + (args.steps or 10**9))
@@ -214,6 +222,7 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
             "model": model.state_dict(),
             "average": average,
             "optimizer": optimizer.state_dict(),
+            "heads": heads.state_dict(),
             "step": step,
             "sitting": sitting,
             "decay_from": decay_from,
@@ -225,7 +234,7 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     print(f"stopped at step {step}", flush=True)
 
 
-def _optimizer(model: Any, train: dict[str, Any]) -> torch.optim.Optimizer:
+def _optimizer(model: Any, heads: DenseHeads, train: dict[str, Any]) -> torch.optim.Optimizer:
     """AdamW; the patch embedding learns slowly.
 
     The 1176 numbers of a patch rise and fall together, so equal steps of all its weights add up: at the full rate its
@@ -237,7 +246,7 @@ def _optimizer(model: Any, train: dict[str, Any]) -> torch.optim.Optimizer:
     plain = [p for name, p in named if p.ndim <= 1]
     groups = [
         {"params": decayed, "weight_decay": train["weight_decay"], "scale": 1.0},
-        {"params": plain, "weight_decay": 0.0, "scale": 1.0},
+        {"params": [*plain, *heads.parameters()], "weight_decay": 0.0, "scale": 1.0},
         {"params": patches, "weight_decay": 0.0, "scale": train["patch_rate"]},
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=torch.cuda.is_available())
@@ -265,7 +274,7 @@ def _loop(
             group["lr"] = rate_of(step, settings, decay_from) * group["scale"]
         shape, batch = next(batches)
         loss = forward(shape, batch)
-        loss.backward()
+        (loss[0] + settings["dense_weight"] * (loss[1] + loss[2])).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -277,7 +286,13 @@ def _loop(
             seconds = time.monotonic() - since
             line = {
                 "step": step,
-                "loss": round(float(torch.stack(losses).mean()), 4),
+                **dict(
+                    zip(
+                        ("loss", "near", "far"),
+                        torch.stack(losses).mean(0).cpu().numpy().round(4).tolist(),
+                        strict=True,
+                    )
+                ),
                 "images_per_second": round(images / seconds),
                 "drawn": pool.num_drawn,
                 "rate": optimizer.param_groups[0]["lr"],
@@ -306,7 +321,9 @@ def export(recipe: dict[str, Any], run: Path, folder: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="12MB")
     processor.save_pretrained(folder)
     codec = family("qwen2_vl").codec
-    Contract("qwen2_vl", codec.describe(), recipe["pixels"]["min"], recipe["pixels"]["max"]).save(folder)
+    limits = recipe["pixels"]["min"], recipe["pixels"]["max"]
+    contract = Contract("qwen2_vl", codec.describe(), *limits, labels=("nutrition-table",), max_new_tokens=512)
+    contract.save(folder)
     print(f"step {state['step']}: {sum(p.numel() for p in model.parameters()):,} parameters into {folder}")
 
 

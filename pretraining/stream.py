@@ -25,6 +25,7 @@ from boxtune.models.families import family
 
 IMAGE = "<|image_pad|>"
 TILE = 28  # pixels of an image token, a side
+MAX_BOXES = 12  # that the helping heads are told of
 NUTRITION_NAMES = ("nutrition-table", "nutrition table", "nutrition facts", "table of nutrition", "nutrition label")
 
 
@@ -38,6 +39,7 @@ class Chunk:
     input_ids: torch.Tensor  # [n, V, T]
     lengths: torch.Tensor  # [n, V]
     answer_starts: torch.Tensor  # [n, V]
+    boxes: torch.Tensor  # [n, V, MAX_BOXES, 4] of the answer, in shares of the sides; zeros where there are fewer
 
 
 class Pictures(IterableDataset[Chunk]):
@@ -67,7 +69,7 @@ class Pictures(IterableDataset[Chunk]):
 
     def _chunk(self, rng: np.random.Generator, shape: str, seed: int, num_drawn: int) -> Chunk:
         rows, columns = (int(side) for side in shape.split("x"))
-        images, views, tokens, picture = [], [], [], 0
+        images, views, tokens, boxes, picture = [], [], [], [], 0
         easy = max(0.0, 1 - num_drawn / self.data["easy_until"])
         while len(images) < self.data["chunk"]:
             number = seed * 64 + picture
@@ -78,20 +80,25 @@ class Pictures(IterableDataset[Chunk]):
             else:
                 drawn = draw(number, image_hw, rng.random() < self.data["nutrition_share"])
             seen = [self._view(rng, drawn, rows * columns, plain=i == 0) for i in range(self.data["views"])]
-            if max(len(ids) for _, ids, _ in seen) <= self.data["max_tokens"]:
+            if max(len(ids) for _, _, ids, _ in seen) <= self.data["max_tokens"]:
                 images.append(drawn.image)
-                views.append([view for view, _, _ in seen])
-                tokens.append([(ids, start) for _, ids, start in seen])
-        return _stack(shape, images, views, tokens, self.processor.tokenizer.pad_token_id)
+                views.append([view for view, _, _, _ in seen])
+                boxes.append([answer for _, answer, _, _ in seen])
+                tokens.append([(ids, start) for _, _, ids, start in seen])
+        return _stack(shape, images, views, tokens, boxes, self.processor.tokenizer.pad_token_id)
 
     def _view(
         self, rng: np.random.Generator, drawn: Drawn, num_image_tokens: int, *, plain: bool
-    ) -> tuple[np.ndarray, list[int], int]:
-        """A zoom, and the tokens of a question about what it leaves in sight."""
+    ) -> tuple[np.ndarray, np.ndarray, list[int], int]:
+        """A zoom, the boxes of what was asked for and is left in sight, and the tokens of question and answer."""
         view = np.array([1.0, 1.0, 0.0, 0.0]) if plain else random_view(rng)
         asked, detections = drawn.query(rng)
-        detections = seen_through(view, detections, drawn.image.shape[:2])
-        return view, *tokens_of(self.processor, asked, detections, drawn.image.shape[:2], num_image_tokens)
+        height, width = drawn.image.shape[:2]
+        detections = seen_through(view, detections, (height, width))
+        boxes = np.zeros((MAX_BOXES, 4), np.float32)
+        known = detections.xyxy[:MAX_BOXES] / np.array([width, height] * 2)
+        boxes[: len(known)] = known
+        return view, boxes, *tokens_of(self.processor, asked, detections, drawn.image.shape[:2], num_image_tokens)
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ def tokens_of(
     return before + answer, len(before)
 
 
-def _stack(shape: str, images: list[Any], views: list[Any], tokens: list[Any], pad: int) -> Chunk:
+def _stack(shape: str, images: list[Any], views: list[Any], tokens: list[Any], boxes: list[Any], pad: int) -> Chunk:
     rows = [torch.tensor(ids) for views_of in tokens for ids, _ in views_of]
     size = (len(images), len(views[0]))
     return Chunk(
@@ -193,6 +200,7 @@ def _stack(shape: str, images: list[Any], views: list[Any], tokens: list[Any], p
         torch.nn.utils.rnn.pad_sequence(rows, True, pad).reshape(*size, -1),
         torch.tensor([len(row) for row in rows]).reshape(size),
         torch.tensor([start for views_of in tokens for _, start in views_of]).reshape(size),
+        torch.from_numpy(np.array(boxes)),
     )
 
 
@@ -207,7 +215,7 @@ def start_workers(
 class Pool:
     """The newest pictures of each shape on the GPU; filled by a thread, oldest overwritten."""
 
-    FIELDS = ("images", "views", "input_ids", "lengths", "answer_starts")
+    FIELDS = ("images", "views", "input_ids", "lengths", "answer_starts", "boxes")
 
     def __init__(self, data: dict[str, Any], device: torch.device, pad: int) -> None:
         total = sum(data["shapes"].values())
@@ -223,6 +231,7 @@ class Pool:
                 "input_ids": ((size, data["views"], data["max_tokens"]), torch.int16),
                 "lengths": ((size, data["views"]), torch.int32),
                 "answer_starts": ((size, data["views"]), torch.int32),
+                "boxes": ((size, data["views"], MAX_BOXES, 4), torch.float32),
             }
             self.store[shape] = {name: torch.zeros(s, dtype=t, device=device) for name, (s, t) in kinds.items()}
             self.store[shape]["input_ids"].fill_(pad)

@@ -59,6 +59,9 @@ class DataConfig(Section):
     on_error: Literal["refuse", "skip"] = Field("refuse", description="What to do with a bad record.")
     max_train_images: int | None = Field(None, ge=1, description="Train on the first so many images only.")
     augment: Literal["none", "light", "strong"] = Field("none", description="Changes of each image, boxes included.")
+    flip: tuple[Literal["horizontal", "vertical"], ...] = Field(
+        (), description="Mirror images at random; only where neither text nor sides matter."
+    )
     num_workers: int | Auto = Field("auto", description="Processes that decode images.")
 
 

@@ -39,7 +39,6 @@ from boxtune.training.clock import RunClock, rate_factor
 from boxtune.training.record import run_record
 from boxtune.training.trainer import DetectionTrainer
 
-
 # reentrant checkpointing needs gradients at the inputs, which would send a backward pass through a frozen vision tower
 _CHECKPOINTING: dict[str, Any] = {
     "gradient_checkpointing": True,
@@ -91,7 +90,8 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     _say(console, config, model, loaded, train_set, val_set)
     record = run_record(train_set, contract, loaded.base)
     write_run_files(output_dir, to_yaml(config), record)
-    trainer, interrupt = _trainer(config, model, loaded.processor, train_set, collator, contract, record, console)
+    shown = _augmented(config, train_set)
+    trainer, interrupt = _trainer(config, model, loaded.processor, shown, collator, contract, record, console)
     _run(trainer, checkpoint, output_dir)
     result = TrainResult(
         output_dir,
@@ -152,6 +152,14 @@ def load_data(config: Config, console: Console) -> tuple[DetectionDataset, Detec
     if len(train_set) == 0:
         raise DataError(f"No image of {data.path} is left to train on: lower data.val_fraction, or add images.")
     return train_set, val_set
+
+
+def _augmented(config: Config, train_set: DetectionDataset) -> Sequence[Sample]:
+    if config.data.augment == "none" and not config.data.flip:
+        return train_set
+    from boxtune.data.augmentation import AugmentedDataset, build_transform
+
+    return AugmentedDataset(train_set, build_transform(config.data.augment, config.data.flip))
 
 
 def _claim(output_dir: Path, resume: bool) -> Path | None:

@@ -1,0 +1,102 @@
+"""What a data set holds: counts, sizes, and a sheet of samples with their boxes, as the model will be shown them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from boxtune.data.dataset import DetectionDataset
+from boxtune.inference.draw import draw_detections, sheet
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """Figures of a data set; the pairs are the 5th, 50th and 95th percentile.
+
+    Attributes:
+        num_images, num_boxes, num_empty: of all images; those without a box.
+        boxes_per_label: in the data set's order of labels.
+        boxes_per_image: percentiles.
+        image_sides_px: percentiles of the longer side.
+        box_area_share: percentiles of a box's share of its image.
+    """
+
+    num_images: int
+    num_boxes: int
+    num_empty: int
+    boxes_per_label: dict[str, int]
+    boxes_per_image: tuple[float, float, float]
+    image_sides_px: tuple[float, float, float]
+    box_area_share: tuple[float, float, float]
+
+
+def summarize_dataset(dataset: DetectionDataset) -> DatasetSummary:
+    """Count, without decoding an image."""
+    counts = np.array([len(record.detections) for record in dataset.records])
+    labels = Counter(label for record in dataset.records for label in record.detections.labels)
+    shares = [record.detections.areas / np.prod(record.image_hw) for record in dataset.records]
+    return DatasetSummary(
+        num_images=len(dataset),
+        num_boxes=int(counts.sum()),
+        num_empty=int((counts == 0).sum()),
+        boxes_per_label={label: labels[label] for label in dataset.labels},
+        boxes_per_image=_percentiles(counts),
+        image_sides_px=_percentiles(np.array([max(record.image_hw) for record in dataset.records])),
+        box_area_share=_percentiles(np.concatenate(shares)),
+    )
+
+
+def print_summary(summary: DatasetSummary, title: str, console: Console) -> None:
+    """The figures as two small tables."""
+
+    def spread(values: tuple[float, float, float], digits: int = 0) -> str:
+        low, middle, high = (f"{value:.{digits}f}" for value in values)
+        return f"{middle} ({low} to {high})"
+
+    table = Table(title=title, title_justify="left", box=None, show_header=False)
+    table.add_row("images", f"{summary.num_images}, {summary.num_empty} of them without a box")
+    table.add_row("boxes", f"{summary.num_boxes}; an image {spread(summary.boxes_per_image)}")
+    table.add_row("longer side", f"{spread(summary.image_sides_px)} px")
+    table.add_row("box / image area", spread(summary.box_area_share, 3))
+    for label, count in summary.boxes_per_label.items():
+        table.add_row(f"  {label}", str(count))
+    console.print(table)
+
+
+def write_sheet(
+    dataset: DetectionDataset,
+    path: Path,
+    *,
+    num_images: int = 24,
+    augment: Literal["none", "light", "strong"] = "none",
+    flip: tuple[str, ...] = (),
+    seed: int = 0,
+) -> None:
+    """A contact sheet of evenly chosen samples with their true boxes, changed as in training where asked for."""
+    import torch
+
+    from boxtune.data.augmentation import AugmentedDataset, build_transform
+
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int))
+    samples = dataset if augment == "none" and not flip else AugmentedDataset(dataset, build_transform(augment, flip))
+    torch.manual_seed(seed)
+    drawn, captions = [], []
+    for index in chosen.tolist():
+        sample = samples[index]
+        drawn.append(draw_detections(sample.image, sample.detections, labels=dataset.labels))
+        captions.append(sample.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet(drawn, columns=6, cell_px=320, captions=captions).save(path, quality=88)
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float, float]:
+    if values.size == 0:
+        return 0.0, 0.0, 0.0
+    low, middle, high = np.percentile(values, [5, 50, 95])
+    return float(low), float(middle), float(high)
