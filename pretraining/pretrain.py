@@ -30,7 +30,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from boxtune.collators.positions import text_and_mrope_positions
 from boxtune.models.contract import Contract
 from boxtune.models.families import family
-from boxtune.models.tiny import set_stop_tokens, tiny_processor
+from boxtune.models.tiny import centre_patch_filters, set_stop_tokens, tiny_processor
 
 HERE = Path(__file__).parent
 
@@ -56,11 +56,19 @@ def build_model(recipe: dict[str, Any], processor: Any) -> Any:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": True,
+        # of large models' 0.02 next to nothing of the picture is left after a few narrow layers: images could not be
+        # told apart with it
+        "initializer_range": recipe["model"]["text"]["hidden_size"] ** -0.5,
     }
-    vision = {**recipe["model"]["vision"], "hidden_size": text["hidden_size"]}
+    vision = {
+        **recipe["model"]["vision"],
+        "hidden_size": text["hidden_size"],
+        "initializer_range": recipe["model"]["vision"]["embed_dim"] ** -0.5,
+    }
     config = Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
     torch.manual_seed(recipe["seed"])
     model = Qwen2VLForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+    centre_patch_filters(model)
     set_stop_tokens(model, tokenizer)
     return model
 
@@ -203,6 +211,7 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         pool.add(chunk)
     pool.follow(chunks)
     if device.type == "cuda":
+        torch._dynamo.config.recompile_limit = 64
         for block in [*model.model.visual.blocks, *model.model.language_model.layers]:
             if block is heads.tapped:  # its hook stays outside
                 block.forward = torch.compile(block.forward, dynamic=True)
@@ -293,6 +302,7 @@ def _loop(
                         strict=True,
                     )
                 ),
+                "steps_per_second": round(len(losses) / seconds, 2),
                 "images_per_second": round(images / seconds),
                 "drawn": pool.num_drawn,
                 "rate": optimizer.param_groups[0]["lr"],

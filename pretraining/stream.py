@@ -62,7 +62,7 @@ class Pictures(IterableDataset[Chunk]):
         turn = 0
         while True:
             seed = self.first_seed + turn * 1000 + number
-            num_drawn = self.drawn_before + turn * self.data["chunk"] * (1 if worker is None else worker.num_workers)
+            num_drawn = turn * self.data["chunk"] * (1 if worker is None else worker.num_workers)
             turn += 1
             rng = np.random.default_rng([seed, 77])
             yield self._chunk(rng, str(rng.choice(shapes, p=weights / weights.sum())), seed, num_drawn)
@@ -70,7 +70,7 @@ class Pictures(IterableDataset[Chunk]):
     def _chunk(self, rng: np.random.Generator, shape: str, seed: int, num_drawn: int) -> Chunk:
         rows, columns = (int(side) for side in shape.split("x"))
         images, views, tokens, boxes, picture = [], [], [], [], 0
-        easy = max(0.0, 1 - num_drawn / self.data["easy_until"])
+        easy = self.data["easy_share"] * max(0.0, 1 - num_drawn / self.data["easy_until"])
         while len(images) < self.data["chunk"]:
             number = seed * 64 + picture
             picture += 1

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from boxtune.data.sample import Sample
+from boxtune.detections import Detections
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +23,53 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data sets beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_tokenizer() -> Any:
+    """Qwen's real tokenizer; skips where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "tokenizers" / "qwen3"
+    if not folder.is_dir():
+        pytest.skip("Qwen's tokenizer is not beside the repository")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def trl_template() -> Callable[[str], str]:
+    """name → text of a chat template of trl."""
+    pytest.importorskip("trl")
+    return lambda name: resources.files("trl").joinpath("chat_templates", name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[[str], tuple[Any, Any]]:
+    """model type → its tiny model (in evaluation mode) and processor, built once: copy the model before changing it."""
+
+    @functools.cache
+    def build(model_type: str) -> tuple[Any, Any]:
+        from boxtune.models.tiny import build_tiny
+
+        model, processor = build_tiny(model_type)
+        return model.eval(), processor
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Sample]:
+    """Four coloured images of different sizes with none, one, two and one boxes."""
+    noise = np.random.default_rng(0)
+    sizes_and_boxes = [
+        ((112, 160), [[20, 30, 90, 70]]),
+        ((150, 90), []),
+        ((60, 200), [[100, 5, 180, 55], [10, 10, 60, 50]]),
+        ((170, 170), [[0, 0, 170, 170]]),
+    ]
+    made = []
+    for index, ((height, width), boxes) in enumerate(sizes_and_boxes):
+        image = Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        labels = ["table", "red cell"][: len(boxes)]
+        made.append(Sample(f"image-{index}", image, Detections(boxes, labels), "conftest"))
+    return made

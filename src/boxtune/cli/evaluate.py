@@ -14,7 +14,9 @@ def command(
     model: Model,
     data: Data,
     output_dir: OutputDir,
-    split: Annotated[str, typer.Option("--split", help="Which split to evaluate on.")] = "val",
+    split: Annotated[
+        str | None, typer.Option("--split", help="Which split to evaluate on; val where there are splits.")
+    ] = None,
     data_format: Format = None,
     labels: Labels = None,
     max_images: Annotated[int | None, typer.Option("--max-images", min=1, help="Only the first so many.")] = None,
@@ -29,14 +31,19 @@ def command(
     from boxtune.cli.options import claim_output_dir, split_labels
     from boxtune.data.dataset import available_splits, load_dataset
     from boxtune.data.splits import UNSPLIT
+    from boxtune.errors import DataError
     from boxtune.evaluation.evaluate import evaluate, write_evaluation
     from boxtune.evaluation.summary import print_metrics
     from boxtune.inference.detector import load_detector
 
     claim_output_dir(output_dir)
     undivided = available_splits(data, data_format) == [UNSPLIT]
+    if undivided and split not in (None, UNSPLIT):
+        raise DataError(f"{data} has no splits, so none called '{split}': leave --split out to evaluate on all images.")
+    if undivided:
+        typer.echo(f"{data} has no splits: every image is judged, also those that a training on it has seen.", err=True)
     skipped = output_dir / "skipped.jsonl" if on_error == "skip" else None
-    samples = load_dataset(data, None if undivided else split, data_format, on_error, skipped)
+    samples = load_dataset(data, None if undivided else split or "val", data_format, on_error, skipped)
     if max_images is not None:
         samples = samples.subset(range(min(max_images, len(samples))))
     detector = load_detector(model, device, labels=split_labels(labels), batch_size=batch_size)

@@ -70,13 +70,16 @@ def _explained(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "boxtune"
-        return f"{_one_line(error.format_message())} See `{command} --help`.", 2
+        said = _one_line(error.format_message())
+        return (f"{said} See `{command} --help`." if said else ""), 2  # nothing to say: the help was shown
     if type(error).__name__ == "Abort":
         return "interrupted", 130
     if isinstance(error, BoxtuneError):
         return _one_line(str(error)), 2
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"The disk is full ({error.filename or 'while writing'}): make room and try again.", 2
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. Check the path and its rights.", 2
     if type(error).__name__ == "OutOfMemoryError":
         remedy = "lower trainer.per_device_train_batch_size or model.max_pixels"
         return f"Out of GPU memory: {remedy}. {_one_line(str(error))}", 2
@@ -88,7 +91,8 @@ def _one_line(text: str) -> str:
 
 
 def _end(message: str, code: int) -> None:
-    print(f"boxtune: {message}", file=sys.stderr)
+    if message:
+        print(f"boxtune: {message}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from boxtune.data.sample import Sample
 from boxtune.detections import Detections
-from boxtune.errors import SaveError
+from boxtune.errors import DataError, SaveError
 from boxtune.evaluation.metrics import Metrics, MetricsAccumulator
 from boxtune.evaluation.predictions import category_labels, write_ground_truth, write_predictions
 from boxtune.inference.detector import Detector, Prediction
@@ -48,8 +48,12 @@ def evaluate(
         samples: with their true boxes.
         console: shows progress there.
         details: also return what was found in each image.
+
+    Raises:
+        DataError: not one label of the true boxes is asked for; the detector gave an answer too few or too many.
     """
     labels = tuple(detector.labels or getattr(samples, "labels", ()))
+    check_labels(labels, samples, console)
     seen: list[EvaluatedImage] = []
     accumulator = MetricsAccumulator(labels=labels)
     pending: list[Sample] = []
@@ -76,7 +80,38 @@ def evaluate(
         if details:
             seen.append(EvaluatedImage(sample.id, sample.image_hw, sample.detections, prediction))
     metrics = accumulator.compute()
+    if metrics.num_images != len(samples):
+        raise DataError(f"{metrics.num_images} answers for {len(samples)} images: see that the batch size is above 0.")
     return Evaluation(metrics, tuple(seen), labels) if details else metrics
+
+
+def check_labels(asked: Sequence[str], samples: Any, console: Console | None = None) -> None:
+    """Tell of true boxes whose label the model is not asked for: each counts as missed, and lowers every figure.
+
+    Args:
+        asked: labels that the model is asked for.
+        samples: a data set that knows its records' boxes; any other sequence is taken as it is.
+        console: for the note.
+
+    Raises:
+        DataError: no true box has a label that is asked for.
+    """
+    records = getattr(samples, "records", ())
+    true = {label for record in records for label in record.detections.labels}
+    strange = sorted(true - set(asked))
+    if not asked or not strange:
+        return
+    if len(strange) == len(true):
+        raise DataError(
+            f"None of the data set's labels ({_some(strange)}) is one that the model is asked for ({_some(asked)}): "
+            "name the data set's own with --labels, or rename them in one of the two."
+        )
+    if console is not None:
+        console.print(f"The model is not asked for {_some(strange)}: such boxes count as missed.", soft_wrap=True)
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:8]) + (" …" if len(labels) > 8 else "")
 
 
 def write_evaluation(output_dir: Path, evaluation: Evaluation) -> None:

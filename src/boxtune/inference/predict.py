@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -56,29 +57,45 @@ def predict_images(
             yield pending[-1]
 
     rows: list[dict[str, object]] = []
+    num_unread = 0
     found = detector.predict(images())
     quiet = console is None or not console.is_terminal
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        for path, prediction in zip(
-            paths, track(found, "predict", total=len(paths), console=console, disable=quiet), strict=True
+        for path, name, prediction in zip(
+            paths,
+            drawn_names(paths),
+            track(found, "predict", total=len(paths), console=console, disable=quiet),
+            strict=True,
         ):
             boxes = prediction.result.detections
             assert boxes.scores is not None
             boxes = boxes.select(boxes.scores >= min_score)
-            draw_detections(pending.pop(0), boxes).save(_drawn_path(path, paths, output_dir), quality=92)
+            draw_detections(pending.pop(0), boxes).save(output_dir / name, quality=92)
+            num_unread += prediction.result.status == "malformed"
             rows += _result_rows(path, boxes)
         (output_dir / "predictions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise SaveError(f"{output_dir} cannot be written: {error.strerror or error}.") from None
+    if num_unread and console is not None:
+        console.print(f"{num_unread} of {len(paths)} answers could not be read and gave no box.", soft_wrap=True)
     return len(rows)
 
 
-def _drawn_path(path: Path, paths: Sequence[Path], output_dir: Path) -> Path:
-    """A name for the drawn picture; folders become part of it where two pictures share a name."""
-    twins = sum(other.stem == path.stem for other in paths) > 1
-    name = "_".join(path.with_suffix("").parts[-2:]) + path.suffix.replace(".", "_") if twins else path.stem
-    return output_dir / f"{name}.jpg"
+def drawn_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each drawn picture, no two alike: the stem, with the folder and a number where others share it."""
+    stems = Counter(path.stem.casefold() for path in paths)  # some file systems know no capitals
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        twin = stems[path.stem.casefold()] > 1
+        base = "_".join(path.with_suffix("").parts[-2:]) + path.suffix.replace(".", "_") if twin else path.stem
+        name = next(
+            name for name in (base, *(f"{base}_{n}" for n in range(2, len(paths) + 2))) if name.casefold() not in taken
+        )
+        taken.add(name.casefold())
+        names.append(f"{name}.jpg")
+    return names
 
 
 def _result_rows(path: Path, boxes: Detections) -> list[dict[str, object]]:

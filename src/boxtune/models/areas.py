@@ -50,12 +50,12 @@ def prepare_for_training(model: Any, family: Family, training: Mapping[str, Trai
     training = {"lm_head": _head_follows(training["language"]), **training}
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    targets = [area for area, how in training.items() if how == "lora"]
+    if targets:  # first, since PEFT freezes everything but its adapters
+        model = _with_low_rank(model, family, targets, low_rank)
     for area, how in training.items():
         if how == "full":
             _open(model, family, area)
-    targets = [area for area, how in training.items() if how == "lora"]
-    if targets:
-        model = _with_low_rank(model, family, targets, low_rank)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError("Nothing would be trained: every area is frozen.")
     return model
@@ -83,7 +83,7 @@ def _head_follows(language: Training) -> Training:
 
 def _open(model: Any, family: Family, area: str) -> None:
     prefix = family.areas[area]
-    matched = [parameter for name, parameter in model.named_parameters() if re.match(prefix, name)]
+    matched = [parameter for name, parameter in model.named_parameters() if re.match(prefix, bare_name(name))]
     if not matched and area != "lm_head":  # with tied embeddings the head's weight belongs to the language area
         raise ModelError(f"Area '{area}' matches no parameter of this {family.model_type}: see models/families.py.")
     for parameter in matched:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from boxtune.errors import ModelError
 from boxtune.models.contract import (
@@ -20,6 +21,8 @@ from boxtune.models.contract import (
 from boxtune.models.families import Family, family
 
 EMBEDDED = "embedded"
+# what transformers, peft and safetensors raise on files that are lost, cut or of another shape
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,16 @@ def load_model(
     if name.startswith("tiny:"):
         return _tiny(name, dtype, device)
     folder = embedded_folder() if name == EMBEDDED else Path(name)
-    adapter_base = _base_of_adapter(folder)
-    base = adapter_base or str(folder if folder.is_dir() else name)
-    if not folder.is_dir() and (folder.is_file() or name.count("/") != 1 or name.startswith((".", "/", "~"))):
+    if not name or (not folder.is_dir() and (folder.is_file() or not _may_be_hub_id(name))):
         raise ModelError(f"No model at '{name}': give a folder, a hub id (owner/name), `embedded` or `tiny:FAMILY`.")
+    adapter_base = _base_of_adapter(folder)
+    base = adapter_base or (EMBEDDED if name == EMBEDDED else str(folder if folder.is_dir() else name))
     if adapter_base is not None and adapter_base.startswith("tiny:"):
         model = _tiny(adapter_base, dtype, device).model
     else:
         base_path = str(embedded_folder()) if base == EMBEDDED else base
         model = _from_pretrained(base_path, options).to(device)
+        model.name_or_path = base  # what an adapter's configuration will name, the same on every machine
     if adapter_base is not None:
         model = _with_adapter(model, folder, trainable)
     processor_home = str(folder) if folder.is_dir() else name
@@ -90,7 +94,7 @@ def load_model(
             raise ModelError(f"{folder} was trained on a {contract.model_type}, but its weights are a {model_type}.")
         check_pixel_limits(contract, processor, folder)
     return LoadedModel(
-        model, processor, contract or default_contract(model_type, processor), contract is not None, _told(base)
+        model, processor, contract or default_contract(model_type, processor), contract is not None, base
     )
 
 
@@ -108,20 +112,25 @@ def embedded_folder() -> Path:
     return folder
 
 
-def _told(base: str) -> str:
-    """`embedded` instead of its folder, which differs from machine to machine."""
-    folder = Path(str(resources.files("boxtune.models").joinpath("embedded")))
-    return EMBEDDED if Path(base) == folder else base
-
-
 def _base_of_adapter(folder: Path) -> str | None:
     path = folder / "adapter_config.json"
     if not path.is_file():
         return None
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (ValueError, KeyError) as error:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not a PEFT adapter's configuration ({error}).") from None
+    known = isinstance(base, str) and (base == EMBEDDED or base.startswith("tiny:") or _may_be_hub_id(base))
+    if not known and not (base and Path(base).is_dir()):
+        raise ModelError(
+            f"The adapter in {folder} was trained on '{base}', which is not there: put that model back, or write its "
+            "new place to base_model_name_or_path in adapter_config.json."
+        )
+    return str(base)
+
+
+def _may_be_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def _tiny(name: str, dtype: torch.dtype, device: str | torch.device) -> LoadedModel:
@@ -139,20 +148,28 @@ def _from_pretrained(name: str, options: dict[str, Any]) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=options["trust_remote_code"])
         family(config)  # a clear word before gigabytes are read
-        return AutoModelForImageTextToText.from_pretrained(name, config=config, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError) as error:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            name, config=config, use_safetensors=True, output_loading_info=True, **options
+        )
+    except _LOADING_ERRORS as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"'{name}' cannot be loaded as a model: {_first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):  # transformers would go on with random weights
+        raise ModelError(f"'{name}' lacks {len(missing)} of the model's weights, such as {missing[0]}: copy it again.")
+    return model
 
 
 def _processor(name: str, trust_remote_code: bool) -> Any:
     from transformers import AutoProcessor
 
     try:
-        return AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except _LOADING_ERRORS as error:
         raise ModelError(f"'{name}' has no processor that can be loaded: {_first_line(error)}") from error
+    if "<|image_pad|>" not in processor.tokenizer.get_vocab():  # without its files an empty tokenizer is made
+        raise ModelError(f"'{name}' has no tokenizer of Qwen-VL (tokenizer.json): copy its files there.")
+    return processor
 
 
 def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
@@ -160,7 +177,7 @@ def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
 
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelError(f"The adapter in {folder} does not fit its base model: {_first_line(error)}") from error
 
 

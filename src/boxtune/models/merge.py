@@ -25,8 +25,8 @@ def merge_adapter(adapter: Path, output_dir: Path, *, dtype: torch.dtype = torch
     """
     if not (adapter / "adapter_config.json").is_file():
         raise ModelError(f"{adapter} holds no adapter (adapter_config.json): a full model needs no merging.")
-    if output_dir.exists() and any(output_dir.iterdir()):
-        raise ModelError(f"{output_dir} is not empty: choose another --output-dir, nothing is written over.")
+    if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
+        raise ModelError(f"{output_dir} is not an empty folder: choose another --output-dir, nothing is written over.")
     loaded = load_model(str(adapter), dtype=dtype)
     inputs = probe_inputs(loaded.processor)
     before = _logits(loaded.model, inputs)

@@ -50,6 +50,7 @@ def build_tiny(model_type: str, *, seed: int = 0, width: int = 64, depth: int = 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
+        centre_patch_filters(model)
     set_stop_tokens(model, processor.tokenizer)
     return model, processor
 
@@ -60,6 +61,16 @@ def save_tiny(model_type: str, folder: Path, **options: Any) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def centre_patch_filters(model: Any) -> None:
+    """Give the patch embedding filters without a mean, as long as their number of inputs asks for.
+
+    At the start a patch is then told by its pattern, and not by its brightness alone, which all white pages share.
+    """
+    weight = model.model.visual.patch_embed.proj.weight.data
+    weight -= weight.mean((1, 2, 3, 4), keepdim=True)
+    weight *= 2 * weight[0].numel() ** -0.5 / weight.std()
 
 
 def set_stop_tokens(model: Any, tokenizer: Any) -> None:
@@ -97,7 +108,7 @@ def tiny_processor(model_type: str, *, max_pixels: int, tokenizer: Any = None) -
 
 def _sizes(model_type: str, width: int, depth: int, vocab_size: int) -> dict[str, Any]:
     heads = width // 32
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}  # 2 × 16 = 32, a head's width
+    rope = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 6, 6]}  # 2 × 16 = 32, a head's width
     text: dict[str, Any] = {
         "hidden_size": width,
         "intermediate_size": 3 * width,
@@ -108,8 +119,10 @@ def _sizes(model_type: str, width: int, depth: int, vocab_size: int) -> dict[str
         "max_position_embeddings": 32768,
         "rope_parameters": rope,
         "tie_word_embeddings": True,
+        # large models' 0.02 would leave nothing of the picture after a few narrow layers
+        "initializer_range": width**-0.5,
     }
-    vision: dict[str, Any] = {"depth": depth, "num_heads": heads}
+    vision: dict[str, Any] = {"depth": depth, "num_heads": heads, "initializer_range": width**-0.5}
     if model_type == "qwen2_vl":
         vision |= {"embed_dim": width, "hidden_size": width, "mlp_ratio": 2}
     else:

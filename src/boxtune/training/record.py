@@ -42,6 +42,8 @@ def _version(package: str) -> str | None:
 def _commit() -> str | None:
     """The commit of the checkout that this package runs from, where it is one."""
     here = Path(__file__).resolve().parent
+    if not (here.parents[2] / ".git").exists():
+        return None  # installed: a repository around site-packages is the user's, not ours
     try:
         answer = subprocess.run(
             ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False

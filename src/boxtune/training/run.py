@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from transformers import TrainingArguments, set_seed
 
 from boxtune.collators.batch import Collator
 from boxtune.collators.encode import SampleEncoder
-from boxtune.collators.lengths import check_lengths, longest_answer
+from boxtune.collators.lengths import check_lengths, longest_answer, num_image_tokens
 from boxtune.config.checks import check_config
 from boxtune.config.load import to_yaml
 from boxtune.config.schema import Config
@@ -24,19 +24,22 @@ from boxtune.data.conversation import ConversationStyle
 from boxtune.data.dataset import DetectionDataset, available_splits, load_dataset
 from boxtune.data.sample import Sample
 from boxtune.data.splits import UNSPLIT, canonical_split
-from boxtune.errors import ConfigError, DataError, SaveError
-from boxtune.evaluation.evaluate import evaluate, write_evaluation
+from boxtune.errors import BoxtuneError, ConfigError, DataError
+from boxtune.evaluation.evaluate import check_labels, evaluate, write_evaluation
 from boxtune.evaluation.metrics import Metrics
 from boxtune.inference.detector import Detector, pick_device
 from boxtune.models.areas import LowRank, prepare_for_training, summarize
 from boxtune.models.contract import Contract, pixel_limits, set_pixel_limits
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.training import auto
-from boxtune.training.callbacks.checkpoints import CheckpointCallback, last_checkpoint, write_run_files
+from boxtune.training.callbacks.checkpoints import CheckpointCallback, write_run_files
+from boxtune.training.callbacks.divergence import DivergenceCallback
 from boxtune.training.callbacks.interrupt import InterruptCallback
 from boxtune.training.callbacks.progress import ProgressCallback
 from boxtune.training.clock import RunClock, rate_factor
+from boxtune.training.failures import explained
 from boxtune.training.record import run_record
+from boxtune.training.resume import check_unchanged, claim_output_dir
 from boxtune.training.trainer import DetectionTrainer
 
 # reentrant checkpointing needs gradients at the inputs, which would send a backward pass through a frozen vision tower
@@ -75,12 +78,15 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     console = console or Console(stderr=True)
     check_config(config)
     output_dir = Path(config.output_dir)
-    checkpoint = _claim(output_dir, resume)
+    checkpoint = claim_output_dir(output_dir, resume)
     set_seed(config.trainer.seed)
     train_set, val_set = load_data(config, console)
     device = pick_device(config.model.device)
-    config, loaded = _load(config, device, resume=resume)
+    config, loaded = _load(config, device)
     config, collator, contract = _fit(config, loaded, train_set, device)
+    _check_shapes(collator.encoder, train_set, val_set)
+    if val_set is not None:
+        check_labels(contract.labels, val_set, console)
     model = prepare_for_training(
         loaded.model,
         loaded.family,
@@ -89,9 +95,17 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     )
     _say(console, config, model, loaded, train_set, val_set)
     record = run_record(train_set, contract, loaded.base)
-    write_run_files(output_dir, to_yaml(config), record)
+    if checkpoint is not None:
+        check_unchanged(checkpoint, config, record)
+    with _explained(output_dir):
+        write_run_files(output_dir, to_yaml(config), record)
     shown = _augmented(config, train_set)
-    trainer, interrupt = _trainer(config, model, loaded.processor, shown, collator, contract, record, console)
+    try:
+        trainer, interrupt = _trainer(config, model, loaded.processor, shown, collator, contract, record, console)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        if isinstance(error, BoxtuneError | torch.OutOfMemoryError):
+            raise
+        raise ConfigError(f"transformers refuses a setting of trainer or logging: {error}") from error
     _run(trainer, checkpoint, output_dir)
     result = TrainResult(
         output_dir,
@@ -139,9 +153,15 @@ def load_data(config: Config, console: Console) -> tuple[DetectionDataset, Detec
             console.print(f"{len(dataset.skipped)} bad records left out, see {skipped}.", soft_wrap=True)
         return dataset
 
-    train_set = load(None if splits == [UNSPLIT] else train_split)
+    undivided = splits == [UNSPLIT]
+    if undivided and train_split not in ("train", UNSPLIT):
+        raise DataError(f"{path} has no splits, so none called '{data.train_split}': leave data.train_split out.")
+    train_set = load(None if undivided else train_split)
     val_set: DetectionDataset | None = None
-    if val_split in splits and val_split != train_split:
+    if val_split == train_split:
+        console.print("data.val_split is data.train_split: evaluated on the images it was trained on.", soft_wrap=True)
+        val_set = train_set
+    elif val_split in splits:
         val_set = load(val_split)
     elif config.evaluation.at_end and data.val_fraction > 0 and len(train_set) > 1:
         train_set, val_set = train_set.split_off(data.val_fraction, config.trainer.seed)
@@ -154,6 +174,21 @@ def load_data(config: Config, console: Console) -> tuple[DetectionDataset, Detec
     return train_set, val_set
 
 
+def _check_shapes(encoder: SampleEncoder, *sets: DetectionDataset | None) -> None:
+    """Find images that the processor refuses before the first step, not hours after it."""
+    for samples in sets:
+        for index in range(0 if samples is None else len(samples)):
+            assert samples is not None
+            height, width = samples.image_hw(index)
+            try:
+                num_image_tokens(encoder, (height, width))
+            except ValueError as error:
+                raise DataError(
+                    f"{samples.records[index].source}: the model takes no image of {width}×{height} px ({error}): "
+                    "cut it into parts, or leave it out."
+                ) from None
+
+
 def _augmented(config: Config, train_set: DetectionDataset) -> Sequence[Sample]:
     if config.data.augment == "none" and not config.data.flip:
         return train_set
@@ -162,23 +197,7 @@ def _augmented(config: Config, train_set: DetectionDataset) -> Sequence[Sample]:
     return AugmentedDataset(train_set, build_transform(config.data.augment, config.data.flip))
 
 
-def _claim(output_dir: Path, resume: bool) -> Path | None:
-    """The output folder made ready; the checkpoint to go on from."""
-    checkpoint = last_checkpoint(output_dir) if resume else None
-    if resume and checkpoint is None:
-        raise ConfigError(f"Nothing to resume: {output_dir} holds no whole checkpoint. Start without --resume.")
-    if not resume and output_dir.exists() and any(output_dir.iterdir()):
-        raise ConfigError(
-            f"{output_dir} is not empty: choose another --output-dir, or go on with the run in it by --resume."
-        )
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SaveError(f"{output_dir} cannot be made: {error.strerror}. Choose another --output-dir.") from None
-    return checkpoint
-
-
-def _load(config: Config, device: torch.device, *, resume: bool) -> tuple[Config, LoadedModel]:
+def _load(config: Config, device: torch.device) -> tuple[Config, LoadedModel]:
     loaded = load_model(
         config.model.name,
         dtype=auto.frozen_dtype(config, device),
@@ -240,7 +259,7 @@ def _trainer(
 ) -> tuple[DetectionTrainer, InterruptCallback]:
     settings = config.trainer
     clock = RunClock(None if settings.minutes is None else settings.minutes * 60)
-    arguments = training_arguments(config, len(train_set))
+    arguments = training_arguments(config)
     images_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     interrupt = InterruptCallback()
     timed = settings.save_steps == "auto"
@@ -254,14 +273,17 @@ def _trainer(
         rate_factor=rate_factor(settings.schedule, settings.warmup_fraction),
         callbacks=[
             interrupt,
-            CheckpointCallback(clock, contract, to_yaml(config), record, timed=timed),
+            CheckpointCallback(
+                clock, contract, to_yaml(config), record, timed=timed, num_kept=settings.save_total_limit
+            ),
+            DivergenceCallback(),
             ProgressCallback(clock, console, images_per_step),
         ],
     )
     return trainer, interrupt
 
 
-def training_arguments(config: Config, num_images: int) -> TrainingArguments:
+def training_arguments(config: Config) -> TrainingArguments:
     """What transformers' Trainer is told."""
     settings, device = config.trainer, pick_device(config.model.device)
     loggers = [name for name, wanted in config.logging.model_dump().items() if wanted is True]
@@ -278,13 +300,13 @@ def training_arguments(config: Config, num_images: int) -> TrainingArguments:
         max_grad_norm=settings.max_grad_norm,
         save_strategy="no" if settings.save_steps == "auto" else "steps",
         save_steps=500 if settings.save_steps == "auto" else settings.save_steps,
-        save_total_limit=settings.save_total_limit,
         seed=settings.seed,
         bf16=auto.use_bf16(config, device),
         use_cpu=device.type == "cpu",
         logging_steps=5 if config.logging.steps == "auto" else config.logging.steps,
         report_to=loggers,
         eval_strategy="no",
+        logging_nan_inf_filter=False,  # a loss that is no number is told, not replaced
         dataloader_num_workers=int(config.data.num_workers),
         remove_unused_columns=False,
         disable_tqdm=True,
@@ -296,9 +318,23 @@ def training_arguments(config: Config, num_images: int) -> TrainingArguments:
 def _run(trainer: DetectionTrainer, checkpoint: Path | None, output_dir: Path) -> None:
     trainer.remove_callback(_printer())
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except OSError as error:
-        raise _cannot_save(error, output_dir) from error
+        with _explained(output_dir):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:  # signal handlers and the terminal are put back after an error too
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, InterruptCallback | ProgressCallback):
+                callback.on_train_end(trainer.args, trainer.state, trainer.control)
+
+
+@contextmanager
+def _explained(output_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        known = explained(error, output_dir)
+        if known is None or known is error:
+            raise
+        raise known from error
 
 
 def _printer() -> type:
@@ -310,19 +346,10 @@ def _printer() -> type:
 def _save_model(
     trainer: DetectionTrainer, contract: Contract, output_dir: Path, config_yaml: str, record: dict[str, Any]
 ) -> None:
-    try:
+    with _explained(output_dir):
         trainer.save_model(str(output_dir))
         contract.save(output_dir)
         write_run_files(output_dir, config_yaml, record)
-    except OSError as error:
-        raise _cannot_save(error, output_dir) from error
-
-
-def _cannot_save(error: OSError, output_dir: Path) -> SaveError:
-    reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-    last = last_checkpoint(output_dir)
-    rest = f"the last good checkpoint is {last}: make room, then go on with --resume" if last else "no checkpoint yet"
-    return SaveError(f"Saving to {output_dir} failed, {reason}; {rest}.")
 
 
 def _say(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from boxtune.losses import language
 from boxtune.training.clock import RunClock
@@ -55,6 +55,20 @@ class DetectionTrainer(Trainer):
         count = num_items_in_batch if num_items_in_batch is not None else language.count(targets)
         loss = language.total(outputs.logits, targets) / count * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The weights of a checkpoint, every one of them.
+
+        `Trainer._load_from_checkpoint` of transformers 5.23 hands the file to `load_state_dict(strict=False)`, but
+        `save_pretrained` writes the names that older releases had (`visual.…` for `model.visual.…`): nothing fits,
+        nothing is said at error level, and the run would go on with the base model's weights.
+        """
+        model = self.model if model is None else model
+        if not isinstance(model, PreTrainedModel):  # adapters keep their names
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32, use_safetensors=True)
+        model.load_state_dict(saved.state_dict())
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The rate follows the run's clock, which counts steps or time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,22 @@ class CheckpointCallback(TrainerCallback):
         config_yaml: the resolved configuration.
         record: versions, data fingerprint and the like.
         timed: whether this callback decides when to save.
+        num_kept: how many checkpoints stay. Older ones go only once the newest is whole, so that a disk that fills up
+            in between takes none with it (`save_total_limit` of transformers deletes before).
     """
 
     def __init__(
-        self, clock: RunClock, contract: Contract, config_yaml: str, record: dict[str, Any], *, timed: bool
+        self,
+        clock: RunClock,
+        contract: Contract,
+        config_yaml: str,
+        record: dict[str, Any],
+        *,
+        timed: bool,
+        num_kept: int = 2,
     ) -> None:
-        self.clock, self.contract, self.config_yaml, self.record, self.timed = (
-            clock,
-            contract,
-            config_yaml,
-            record,
-            timed,
-        )
+        self.clock, self.contract, self.config_yaml, self.record = clock, contract, config_yaml, record
+        self.timed, self.num_kept = timed, num_kept
         self.saved_progress = self.saved_seconds = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -58,6 +63,8 @@ class CheckpointCallback(TrainerCallback):
         self.saved_seconds = self.clock.seconds
         if state.is_world_process_zero and args.output_dir is not None:
             self.complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            for folder in checkpoints(Path(args.output_dir))[: -self.num_kept]:
+                shutil.rmtree(folder)
 
     def complete(self, folder: Path) -> None:
         """Write configuration, record and contract into a folder of weights."""
@@ -71,11 +78,16 @@ def write_run_files(folder: Path, config_yaml: str, record: dict[str, Any]) -> N
     (folder / RUN_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None."""
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
     whole = [
         folder
         for folder in output_dir.glob("checkpoint-*")
         if (folder / CONTRACT_FILE).is_file() and folder.name.removeprefix("checkpoint-").isdigit()
     ]
-    return max(whole, key=lambda folder: int(folder.name.removeprefix("checkpoint-")), default=None)
+    return sorted(whole, key=lambda folder: int(folder.name.removeprefix("checkpoint-")))
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None."""
+    return next(reversed(checkpoints(output_dir)), None)

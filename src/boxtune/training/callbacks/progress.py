@@ -25,7 +25,8 @@ class ProgressCallback(TrainerCallback):
 
     def __init__(self, clock: RunClock, console: Console, images_per_step: int) -> None:
         self.clock, self.console, self.images_per_step = clock, console, images_per_step
-        self.loss = self.rate = float("nan")
+        self.loss: float | None = None  # nothing is logged yet
+        self.rate = 0.0
         self.bar: Progress | None = None
         self.first_step = 0
         self.last_line = 0.0
@@ -73,4 +74,5 @@ class ProgressCallback(TrainerCallback):
         speed = steps * self.images_per_step / max(1e-9, time.monotonic() - self.started)
         left = self.clock.seconds_left(state.global_step, state.max_steps)
         time_left = "?" if left is None else f"{int(left) // 60}:{int(left) % 60:02d}"
-        return f"step {state.global_step} loss {self.loss:.4f} lr {self.rate:.1e} {speed:.1f} img/s left {time_left}"
+        loss = "" if self.loss is None else f"loss {self.loss:.4f} lr {self.rate:.1e} "
+        return f"step {state.global_step} {loss}{speed:.1f} img/s left {time_left}"

@@ -1,0 +1,77 @@
+"""The output folder of a run: claimed for a new one, or taken up where it was left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from boxtune.config.load import flatten, load_config
+from boxtune.config.schema import Config
+from boxtune.errors import ConfigError, DataError, SaveError
+from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_checkpoint
+
+# What may change between two sittings. Anything else lies in the checkpoint already, or would give other losses.
+_FREE_SECTIONS = ("evaluation", "logging")
+_FREE_KEYS = frozenset(
+    {
+        "output_dir",
+        "model.device",
+        "data.path",  # a folder may be moved: its content is compared
+        "data.format",
+        "data.num_workers",
+        "trainer.minutes",
+        "trainer.max_steps",
+        "trainer.num_train_epochs",
+        "trainer.save_steps",
+        "trainer.save_total_limit",
+    }
+)
+
+
+def claim_output_dir(output_dir: Path, resume: bool) -> Path | None:
+    """Make the output folder ready; returns the checkpoint to go on from.
+
+    Raises:
+        ConfigError: something is in it and the run is no resumed one, or there is nothing to resume.
+        SaveError: it cannot be made.
+    """
+    checkpoint = last_checkpoint(output_dir)
+    if resume and checkpoint is None:
+        raise ConfigError(
+            f"Nothing to resume: {output_dir} holds no whole checkpoint. Start without --resume, in a new folder."
+        )
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ConfigError(f"{output_dir} is a file: choose another --output-dir.")
+    try:
+        if not resume and output_dir.exists() and any(output_dir.iterdir()):
+            go_on = ", or go on with the run in it by --resume" if checkpoint else ", nothing is written over"
+            raise ConfigError(f"{output_dir} is not empty: choose another --output-dir{go_on}.")
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"{output_dir} cannot be made: {error.strerror}. Choose another --output-dir.") from None
+    return checkpoint
+
+
+def check_unchanged(checkpoint: Path, config: Config, record: dict[str, Any]) -> None:
+    """Refuse to go on with other settings or other data than the checkpoint was made with.
+
+    Raises:
+        ConfigError: names the setting and both values.
+        DataError: the data set holds something else now.
+    """
+    before = dict(flatten(load_config(checkpoint / CONFIG_FILE).model_dump()))
+    now = dict(flatten(config.model_dump()))
+    for key in sorted(before.keys() | now.keys()):
+        if key in _FREE_KEYS or key.split(".")[0] in _FREE_SECTIONS or before.get(key) == now.get(key):
+            continue
+        raise ConfigError(
+            f"{key} is {now.get(key)}, but the run in {checkpoint.parent} was made with {before.get(key)}: "
+            "leave it as it was, or start a new run in another --output-dir."
+        )
+    fingerprint = json.loads((checkpoint / RUN_FILE).read_text(encoding="utf-8"))["data"]["fingerprint"]
+    if fingerprint != record["data"]["fingerprint"]:
+        raise DataError(
+            f"The training data is not what {checkpoint} was trained on (other images, boxes or labels): bring the old "
+            "data back, or start a new run in another --output-dir."
+        )

@@ -1,0 +1,78 @@
+"""Little data sets and short runs for the tests of training and of the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+
+from boxtune.config.load import load_config
+from boxtune.config.schema import Config
+from boxtune.training.run import TrainResult, train
+
+SHORT = (
+    "model.name=tiny:qwen2_vl",
+    "model.max_pixels=12544",
+    "trainer.per_device_train_batch_size=2",
+    "trainer.max_steps=4",
+    "data.num_workers=0",
+    "logging.tensorboard=false",
+    "logging.steps=1",
+    "evaluation.at_end=false",
+    "evaluation.max_new_tokens=12",
+)
+
+
+def write_coco(
+    folder: Path,
+    num_images: int = 6,
+    *,
+    labels: Sequence[str] = ("box",),
+    size: tuple[int, int] = (90, 80),
+    seed: int = 0,
+) -> Path:
+    """Grey pictures with one red box each, or two in every third; labels take turns."""
+    noise = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(1, num_images + 1):
+        pixels = np.full((size[1], size[0], 3), 220, np.uint8)
+        for _ in range(1 + (number % 3 == 0)):
+            x, y, w, h = (int(v) for v in (*noise.integers(0, np.array(size) // 2), *noise.integers(15, 40, 2)))
+            pixels[y : y + h, x : x + w] = (200, 30, 30)
+            category = len(annotations) % len(labels) + 1
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": category, "bbox": [x, y, w, h]}
+            )
+        name = f"{number}.png"
+        Image.fromarray(pixels).save(folder / name)
+        images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
+    categories = [{"id": number, "name": label} for number, label in enumerate(labels, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return folder
+
+
+def settings(data: Path, output_dir: Path, *overrides: str) -> Config:
+    return load_config(None, [f"data.path={data}", f"output_dir={output_dir}", *SHORT, *overrides])
+
+
+def short_run(data: Path, output_dir: Path, *overrides: str, resume: bool = False) -> tuple[TrainResult, str]:
+    """The result, and what was said."""
+    said = io.StringIO()
+    result = train(settings(data, output_dir, *overrides), resume=resume, console=Console(file=said, width=500))
+    return result, said.getvalue()
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    adapter = folder / "adapter_model.safetensors"
+    return load_file(adapter if adapter.is_file() else folder / "model.safetensors")

@@ -1,0 +1,83 @@
+"""Values that are fitted to the model, the data and the machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from boxtune.config.load import load_config
+from boxtune.config.schema import Config
+from boxtune.training import auto
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+SMALL, LARGE = 5_000_000, 3_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_parameters", "areas"),
+    [
+        pytest.param([], SMALL, ("full", "full", "full"), id="small"),
+        pytest.param([], LARGE, ("lora", "frozen", "frozen"), id="large"),
+        pytest.param(["adapter.language=lora"], SMALL, ("lora", "frozen", "frozen"), id="small, lora asked for"),
+        pytest.param(["adapter.language=full"], LARGE, ("full", "frozen", "frozen"), id="large, full asked for"),
+        pytest.param(["adapter.vision=frozen"], SMALL, ("full", "frozen", "full"), id="small, vision frozen"),
+    ],
+)
+def test_areas(overrides, num_parameters, areas):
+    adapter = auto.fit_areas(load_config(None, overrides), num_parameters).adapter
+    assert (adapter.language, adapter.vision, adapter.merger) == areas
+
+
+@pytest.mark.parametrize(
+    ("num_parameters", "num_images", "device", "batch", "rate", "epochs", "checkpointing"),
+    [
+        pytest.param(SMALL, 16, CPU, 8, 5e-4, 150, False, id="small, few images"),
+        pytest.param(SMALL, 3, CPU, 3, 5e-4, 300, False, id="batch no larger than the set"),
+        pytest.param(SMALL, 100_000, GPU, 32, 5e-4, 3, False, id="small, many images, GPU"),
+        pytest.param(LARGE, 1000, CPU, 1, 1e-4, 3, False, id="large on a CPU"),
+        pytest.param(LARGE, 100, GPU, 4, 1e-4, 12, True, id="large, GPU"),
+    ],
+)
+def test_training(num_parameters, num_images, device, batch, rate, epochs, checkpointing):
+    config = auto.fit_training(auto.fit_areas(Config(), num_parameters), num_parameters, num_images, device)
+    trainer = config.trainer
+    assert trainer.per_device_train_batch_size == batch
+    assert trainer.learning_rate == rate
+    assert trainer.num_train_epochs == epochs
+    assert trainer.gradient_checkpointing is checkpointing
+    assert config.evaluation.batch_size == max(8, batch)
+    assert isinstance(config.data.num_workers, int)
+
+
+def test_what_is_said_stays():
+    said = [
+        "trainer.per_device_train_batch_size=5",
+        "trainer.learning_rate=0.02",
+        "trainer.num_train_epochs=0.5",
+        "trainer.gradient_checkpointing=true",
+        "data.num_workers=3",
+        "evaluation.batch_size=2",
+        "model.min_pixels=1000",
+        "model.max_pixels=2000",
+    ]
+    config = load_config(None, said)
+    assert auto.fit_pixels(auto.fit_training(config, SMALL, 10, CPU), (1, 10**8)) == config
+
+
+@pytest.mark.parametrize(("own", "fitted"), [((3136, 12_845_056), (3136, 1_003_520)), ((64, 50_176), (64, 50_176))])
+def test_pixels(own, fitted):
+    model = auto.fit_pixels(Config(), own).model
+    assert (model.min_pixels, model.max_pixels) == fitted
+
+
+@pytest.mark.parametrize(
+    ("wish", "device", "dtype"),
+    [("auto", CPU, torch.float32), ("auto", GPU, torch.bfloat16), ("bfloat16", CPU, torch.bfloat16)],
+)
+def test_dtype(wish, device, dtype):
+    assert auto.frozen_dtype(load_config(None, [f"model.dtype={wish}"]), device) == dtype
+
+
+def test_answers_may_be_longer_than_the_longest_seen():
+    assert auto.fit_answer_length(0) >= 32
+    assert auto.fit_answer_length(100) == 182

@@ -1,0 +1,390 @@
+"""Whole runs on a tiny model: what they leave behind, that they can be repeated and resumed, and how they fail."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+
+from boxtune.config.load import load_config
+from boxtune.errors import BoxtuneError, ConfigError, DataError, SaveError
+from boxtune.inference.detector import load_detector
+from boxtune.models.contract import Contract
+from boxtune.models.tiny import build_tiny
+from boxtune.training.callbacks.checkpoints import last_checkpoint
+from boxtune.training.clock import RunClock
+from boxtune.training.run import train
+from training.runs import SHORT, settings, short_run, weights, write_coco
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory) -> Path:
+    return write_coco(tmp_path_factory.mktemp("data") / "coco")
+
+
+@pytest.fixture(scope="module")
+def evaluated(coco, tmp_path_factory):
+    """A run with everything, the evaluation on held-out images included."""
+    folder = tmp_path_factory.mktemp("runs") / "evaluated"
+    return folder, *short_run(coco, folder, "evaluation.at_end=true", "data.val_fraction=0.34")
+
+
+@pytest.fixture(scope="module")
+def unbroken(coco, tmp_path_factory):
+    """Five steps in one go: all weights, and adapters with dropout (which draws random numbers) in packed batches."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {how: (folder / how, short_run(coco, folder / how, *STYLES[how])[0]) for how in STYLES}
+
+
+STYLES = {
+    "full": ("trainer.max_steps=5",),
+    "lora": ("trainer.max_steps=5", "adapter.language=lora", "adapter.lora.dropout=0.2", "collator.batching=packed"),
+}
+
+
+def interrupt_after(steps: int, monkeypatch) -> None:
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == steps:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunClock, "on_step_begin", on_step_end)
+
+
+# ---- what a run leaves behind ---------------------------------------------------------------------------------------
+
+
+def test_folder_of_a_run(coco, evaluated):
+    folder, result, said = evaluated
+    assert result.num_steps == 4
+    assert [step for step, _ in result.losses] == [1, 2, 3, 4]
+    record = json.loads((folder / "run.json").read_text())
+    assert record["base_model"] == "tiny:qwen2_vl"
+    assert record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert record["data"]["num_images"] == 4
+    assert len(record["data"]["fingerprint"]) == 64
+    saved = load_config(folder / "config.yaml").model_dump()
+    assert (saved["adapter"]["language"], saved["trainer"]["learning_rate"]) == ("full", 5e-4)  # no "auto" is left
+    assert "No 'val' split" in said
+    assert "2 of the images are held out" in said
+
+
+def test_figures_of_the_evaluation_at_the_end(evaluated):
+    folder, result, _ = evaluated
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert {"map", "map50", "map75", "mean_iou", "parse_rate"} <= figures.keys()
+    assert figures["num_images"] == 2
+    assert figures["num_boxes"] == sum(len(r["labels"]) for r in per_image_labels(folder))
+    assert result.metrics is not None
+    assert result.metrics.to_dict() == figures
+
+
+def per_image_labels(folder: Path) -> list[dict]:
+    truth = json.loads((folder / "ground_truth.json").read_text())
+    return [{"labels": [a for a in truth["annotations"] if a["image_id"] == image["id"]]} for image in truth["images"]]
+
+
+def test_the_folder_opens_with_the_trained_weights_and_limits(evaluated):
+    folder, *_ = evaluated
+    detector = load_detector(str(folder))
+    assert detector.labels == ("box",)
+    assert detector.max_new_tokens == 12
+    assert detector.loaded.contract.max_pixels == 12544
+    trained, untrained = detector.loaded.model.state_dict(), build_tiny("qwen2_vl")[0].state_dict()
+    # one image's share of the vocabulary is used, so of the embedding only some rows learn; weight decay moves all
+    assert all(not torch.equal(trained[name], untrained[name]) for name in untrained)
+
+
+def test_saved_configuration_starts_the_same_run_again(coco, evaluated, tmp_path):
+    folder, result, _ = evaluated
+    again = train(load_config(folder / "config.yaml", [f"output_dir={tmp_path / 'o'}", "evaluation.at_end=false"]))
+    # without an evaluation nothing would be held out: the same images are, because the file says how many
+    assert again.num_steps == result.num_steps
+    config = load_config(folder / "config.yaml", [f"output_dir={tmp_path / 'p'}"])
+    assert train(config).losses == result.losses
+    assert all(torch.equal(a, weights(folder)[name]) for name, a in weights(tmp_path / "p").items())
+
+
+def test_lora_run_is_a_plain_peft_folder(unbroken):
+    folder, _ = unbroken["lora"]
+    assert not (folder / "model.safetensors").exists()
+    model = PeftModel.from_pretrained(build_tiny("qwen2_vl")[0], str(folder))
+    trained = {name: tensor for name, tensor in model.state_dict().items() if ".lora_B." in name}
+    assert trained
+    assert all(tensor.abs().sum() > 0 for tensor in trained.values())
+    assert load_detector(str(folder)).labels == ("box",)
+
+
+# ---- going on -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", STYLES)
+def test_resumed_run_equals_an_unbroken_one(how, coco, unbroken, tmp_path, monkeypatch):
+    folder, whole = unbroken[how]
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch)
+        broken, said = short_run(coco, tmp_path / "o", *STYLES[how])
+    assert broken.stopped_by == signal.SIGINT
+    assert f"boxtune train --resume --output-dir {tmp_path / 'o'}" in said
+    assert not (tmp_path / "o" / "boxtune.json").exists()
+    assert broken.losses == whole.losses[:3]  # the step in hand is done
+    resumed, _ = short_run(coco, tmp_path / "o", *STYLES[how], resume=True)
+    assert resumed.losses == whole.losses
+    assert resumed.stopped_by is None
+    expected = weights(folder)
+    for name, tensor in weights(tmp_path / "o").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
+
+
+def test_seconds_of_all_sittings_are_counted(coco, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch)
+        broken, _ = short_run(coco, tmp_path / "o")
+    resumed, _ = short_run(coco, tmp_path / "o", resume=True)
+    assert resumed.seconds > broken.seconds
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        pytest.param(["trainer.learning_rate=1e-3"], "trainer.learning_rate is 0.001.*made with 0.0005", id="rate"),
+        pytest.param(["adapter.language=lora"], "adapter.*made with", id="adapter"),
+        pytest.param(["collator.labels=all_text"], "collator.labels is all_text", id="labels"),
+        pytest.param(["data.max_train_images=3"], "data.max_train_images is 3", id="fewer images"),
+        pytest.param(["trainer.optim=sgd"], "trainer.optim is sgd", id="passed on"),
+    ],
+)
+def test_resume_refuses_settings_that_would_be_ignored(overrides, message, coco, unbroken):
+    folder, _ = unbroken["full"]
+    with pytest.raises(ConfigError, match=message):
+        short_run(coco, folder, *STYLES["full"], *overrides, resume=True)
+
+
+def test_resume_refuses_other_data(unbroken, tmp_path):
+    folder, _ = unbroken["full"]
+    other = write_coco(tmp_path / "other", seed=5)
+    with pytest.raises(DataError, match=r"not what .*checkpoint-5 was trained on"):
+        short_run(other, folder, *STYLES["full"], resume=True)
+
+
+def test_output_folder_in_use_is_refused(coco, evaluated, tmp_path):
+    with pytest.raises(ConfigError, match=r"not empty.*--resume"):
+        short_run(coco, evaluated[0])
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"not empty.*nothing is written over"):
+        short_run(coco, tmp_path)
+    with pytest.raises(ConfigError, match="is a file"):
+        short_run(coco, tmp_path / "notes.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_half_written_checkpoint_is_passed_over(tmp_path, coco):
+    for step, whole in ((5, True), (10, True), (15, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+        if whole:
+            (folder / "boxtune.json").write_text("{}")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    with pytest.raises(ConfigError, match="Nothing to resume"):
+        short_run(coco, tmp_path / "nowhere", resume=True)
+
+
+# ---- the arithmetic -------------------------------------------------------------------------------------------------
+
+SGD = ("trainer.optim=sgd", "trainer.learning_rate=0.1", "trainer.max_steps=3", "data.val_fraction=0")
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory) -> Path:
+    return write_coco(tmp_path_factory.mktemp("data") / "eight", 8)
+
+
+@pytest.fixture(scope="module")
+def batch_of_eight(eight, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "eight"
+    return folder, short_run(eight, folder, *SGD, "trainer.per_device_train_batch_size=8")[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(["per_device_train_batch_size=1", "gradient_accumulation_steps=8"], id="8 × 1"),
+        pytest.param(["per_device_train_batch_size=3", "gradient_accumulation_steps=3"], id="3 + 3 + 2"),
+    ],
+)
+def test_accumulation_changes_nothing(overrides, eight, batch_of_eight, tmp_path):
+    """Answers differ in length, so that a mean of the batches' means would show."""
+    folder, whole = batch_of_eight
+    parts, _ = short_run(eight, tmp_path / "o", *SGD, *(f"trainer.{text}" for text in overrides))
+    assert [loss for _, loss in parts.losses] == pytest.approx([loss for _, loss in whole.losses], rel=1e-4)
+    for name, tensor in weights(tmp_path / "o").items():
+        torch.testing.assert_close(tensor, weights(folder)[name], rtol=1e-3, atol=2e-5)
+
+
+def test_packed_and_padded_runs_agree(eight, batch_of_eight, tmp_path):
+    folder, padded = batch_of_eight
+    style = ("trainer.per_device_train_batch_size=8", "collator.batching=packed")
+    packed, _ = short_run(eight, tmp_path / "o", *SGD, *style)
+    assert [loss for _, loss in packed.losses] == pytest.approx([loss for _, loss in padded.losses], rel=1e-4)
+    for name, tensor in weights(tmp_path / "o").items():
+        torch.testing.assert_close(tensor, weights(folder)[name], rtol=1e-3, atol=2e-5)
+
+
+def test_budget_of_time(coco, tmp_path, monkeypatch):
+    """With a clock that ticks a fixed time at each look, so that a busy machine changes nothing."""
+
+    class Ticks:
+        now = 0.0
+
+        @classmethod
+        def monotonic(cls) -> float:
+            cls.now += 0.02
+            return cls.now
+
+    monkeypatch.setattr("boxtune.training.clock.time", Ticks)
+    timed = [text for text in SHORT if "max_steps" not in text]
+    config = load_config(
+        None, [f"data.path={coco}", f"output_dir={tmp_path / 'o'}", *timed, "trainer.minutes=0.05", "trainer.seed=1"]
+    )
+    result = train(config)
+    assert result.num_steps > 8
+    state = json.loads((last_checkpoint(tmp_path / "o") / "trainer_state.json").read_text())
+    rates = [row["learning_rate"] for row in state["log_history"] if "learning_rate" in row]
+    assert 2.0 < state["stateful_callbacks"]["RunClock"]["attributes"]["used_before"] <= 3.2
+    assert max(rates) > 4e-4
+    assert rates[-1] < 0.1 * max(rates)
+    assert sorted(rates[3:], reverse=True) == rates[3:]
+
+
+def test_loss_that_is_no_number_ends_the_run(coco, tmp_path):
+    style = ("trainer.optim=sgd", "trainer.learning_rate=1e38", "trainer.max_grad_norm=1e30")
+    with pytest.raises(ConfigError, match=r"loss became (nan|inf) by step \d.*lower trainer.learning_rate"):
+        short_run(coco, tmp_path / "o", *style)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# ---- the disk -------------------------------------------------------------------------------------------------------
+
+DISK_FULL = {
+    "os": OSError(errno.ENOSPC, "No space left on device"),
+    "torch": RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 1405504 vs 1405392"),
+    "safetensors": SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+}
+
+
+@pytest.mark.parametrize("error", DISK_FULL)
+def test_full_disk_leaves_the_last_good_checkpoint(error, coco, tmp_path, monkeypatch):
+    real_save, calls = torch.save, []
+
+    def save(content, path, *args, **kwargs):
+        if "checkpoint-2" in str(path):
+            calls.append(path)
+            raise DISK_FULL[error]
+        real_save(content, path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(SaveError, match=r"the disk is full; the last good checkpoint is .*checkpoint-1:.*--resume"):
+            short_run(coco, tmp_path / "o", "trainer.save_steps=1", "trainer.save_total_limit=1")
+    assert calls
+    assert load_detector(str(tmp_path / "o" / "checkpoint-1")).labels == ("box",)
+
+
+def test_old_checkpoint_goes_only_when_the_new_one_is_whole(coco, tmp_path, monkeypatch):
+    real_save = Contract.save
+
+    def save(self, folder):
+        if folder.name == "checkpoint-2":
+            raise DISK_FULL["os"]
+        real_save(self, folder)
+
+    keep_one = ("trainer.save_steps=1", "trainer.save_total_limit=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Contract, "save", save)
+        with pytest.raises(SaveError, match="checkpoint-1"):
+            short_run(coco, tmp_path / "o", *keep_one)
+    assert last_checkpoint(tmp_path / "o") == tmp_path / "o" / "checkpoint-1"
+    short_run(coco, tmp_path / "o", *keep_one, resume=True)
+    assert [path.name for path in (tmp_path / "o").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+# ---- the data -------------------------------------------------------------------------------------------------------
+
+
+def test_bad_records_are_skipped_and_listed(tmp_path):
+    data = write_coco(tmp_path / "c", 4)
+    content = json.loads((data / "annotations.json").read_text())
+    content["annotations"][0]["bbox"] = [300, 300, 10, 10]
+    (data / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="lies outside"):
+        short_run(data, tmp_path / "refused")
+    result, said = short_run(data, tmp_path / "o", "data.on_error=skip", "trainer.max_steps=1")
+    rows = [json.loads(line) for line in (tmp_path / "o" / "skipped-all.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["1"]
+    assert "1 bad records left out, see" in said
+    assert json.loads((result.output_dir / "run.json").read_text())["data"]["num_images"] == 3
+
+
+def test_judged_on_the_training_images_when_told_so(coco, tmp_path):
+    style = ("data.val_split=train", "evaluation.at_end=true", "trainer.max_steps=1")
+    result, said = short_run(coco, tmp_path / "o", *style)
+    assert "the images it was trained on" in said
+    assert result.metrics is not None
+    assert result.metrics.num_images == 6
+    assert json.loads((tmp_path / "o" / "run.json").read_text())["data"]["num_images"] == 6
+
+
+def write_pixels_that_break(folder: Path) -> None:
+    """A PNG whose header is right and whose pixels are not."""
+    path = folder / "2.png"
+    data = bytearray(path.read_bytes())
+    start = data.index(b"IDAT") + 8
+    data[start : start + 20] = b"\xff" * 20
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1], ids=["here", "in a worker"])
+def test_image_that_breaks_when_decoded(num_workers, tmp_path):
+    data = write_coco(tmp_path / "c", 3)
+    write_pixels_that_break(data)
+    with pytest.raises(DataError) as caught:
+        short_run(data, tmp_path / "o", f"data.num_workers={num_workers}")
+    message = str(caught.value)
+    assert "2.png" in message
+    assert "Replace the file" in message
+    assert "\n" not in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        pytest.param(
+            ["adapter.language=frozen", "adapter.vision=frozen", "adapter.merger=frozen"],
+            ConfigError,
+            "nothing would be trained",
+            id="all frozen",
+        ),
+        pytest.param(["data.train_split=foo"], DataError, "no splits.*'foo'", id="no such split"),
+        pytest.param(["trainer.optim=adamm"], ConfigError, "adamm is not a valid", id="unknown optimizer"),
+        pytest.param(["collator.max_length=20"], DataError, "more tokens than collator.max_length=20", id="too long"),
+        pytest.param(["model.device=cuda:77"], ConfigError, "cuda:77|GPU", id="no such device"),
+    ],
+)
+def test_refused_before_the_first_step(overrides, error, message, coco, tmp_path):
+    with pytest.raises(error, match=message):
+        train(settings(coco, tmp_path / "o", *overrides))
+
+
+def test_image_of_an_impossible_shape_is_named_before_the_first_step(tmp_path):
+    data = write_coco(tmp_path / "c", 2, size=(4100, 20))
+    with pytest.raises(BoxtuneError, match=r"image 1: the model takes no image of 4100×20 px.*leave it out"):
+        short_run(data, tmp_path / "o")
+    assert not (tmp_path / "o" / "config.yaml").exists()
