@@ -148,13 +148,14 @@ def _from_pretrained(name: str, options: dict[str, Any]) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=options["trust_remote_code"])
         family(config)  # a clear word before gigabytes are read
-        model, report = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name, config=config, use_safetensors=True, output_loading_info=True, **options
         )
     except _LOADING_ERRORS as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"'{name}' cannot be loaded as a model: {_first_line(error)}") from error
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):  # transformers would go on with random weights
         raise ModelError(f"'{name}' lacks {len(missing)} of the model's weights, such as {missing[0]}: copy it again.")
     return model
