@@ -46,6 +46,9 @@ def trl_template() -> Callable[[str], str]:
 @pytest.fixture(scope="session")
 def tiny() -> Callable[[str], tuple[Any, Any]]:
     """model type → its tiny model (in evaluation mode) and processor, built once: copy the model before changing it."""
+    import torch
+
+    torch.set_num_threads(1)  # models so small gain nothing from more, and wait for each other on a busy machine
 
     @functools.cache
     def build(model_type: str) -> tuple[Any, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from boxtune.data.sample import Sample
 from boxtune.detections import Detections
 from boxtune.errors import ConfigError, DataError
 from boxtune.models.families import FAMILIES
-from collators.conversations import encode_messages, encoder_of, image, many_turns, picture, turn, two_images
+from collators.conversations import encode_messages, encoder_of, many_turns, picture, turn, two_images
 
 each_family = pytest.mark.parametrize("model_type", FAMILIES)
 
@@ -118,16 +120,7 @@ def test_an_image_place_typed_by_hand_is_refused(tiny, samples, place):
 
 def test_a_template_that_rewrites_history_is_refused(tiny):
     """Some templates drop earlier answers or thoughts; then an answer cannot be found by lengths."""
-    import copy
-
     processor = copy.copy(tiny("qwen2_vl")[1])
     processor.chat_template = "{% for m in messages %}{{ loop.length }}{{ m.content[0].text }}{% endfor %}"
     with pytest.raises(ConfigError, match="changes earlier messages"):
         render(processor, [turn("user", "a"), turn("assistant", "b")])
-
-
-def test_images_of_other_modes_at_inference(tiny):
-    processor = tiny("qwen3_vl")[1]
-    encoded = encoder_of("qwen3_vl", processor).question(picture(80, 80).convert("RGB"))
-    assert encoded.pixel_values.shape == (int(encoded.image_grid_thw.prod()), 3 * 2 * 16 * 16)
-    assert image() == {"type": "image"}

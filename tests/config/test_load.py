@@ -85,8 +85,8 @@ def test_an_override_needs_key_and_value(text: str):
     [
         ("outputdir=a", "Did you mean 'output_dir'?"),
         ("modle.name=a", "Did you mean 'model'?"),
-        ("collator.max_lenght=100", "Did you mean 'max_length'?"),
-        ("adapter.lora.ranks=8", "Did you mean 'rank'?"),
+        ("collator.max_lenght=100", "Did you mean 'collator.max_length'?"),
+        ("adapter.lora.ranks=8", "Did you mean 'adapter.lora.rank'?"),
         ("model.learning_rate=1", "Did you mean 'trainer.learning_rate'?"),
         ("evaluation.zzz=1", "Known: at_end, batch_size"),
     ],
@@ -102,7 +102,7 @@ def test_an_unknown_key_names_the_nearest(override: str, said: str):
 
 def test_an_unknown_key_names_its_file(tmp_path: Path):
     path = written(tmp_path, "a.yaml", "data: {pat: x}\n")
-    with pytest.raises(ConfigError, match=r"Unknown key 'data.pat' \(.*a\.yaml\)\. Did you mean 'path'\?"):
+    with pytest.raises(ConfigError, match=r"Unknown key 'data.pat' \(.*a\.yaml\)\. Did you mean 'data.path'\?"):
         load_config(path)
 
 

@@ -86,8 +86,8 @@ def test_contradictions_are_refused(tmp_path, changes, expected):
 
 
 def with_own_limits(folder):
-    _, processor = load_model(str(folder)).model, load_model(str(folder)).processor
-    contract = default_contract("qwen2_5_vl", processor)
+    (folder / FILE_NAME).unlink(missing_ok=True)
+    contract = default_contract("qwen2_5_vl", load_model(str(folder)).processor)
     contract.save(folder)
     return contract
 

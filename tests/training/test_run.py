@@ -384,7 +384,7 @@ def test_refused_before_the_first_step(overrides, error, message, coco, tmp_path
 
 
 def test_image_of_an_impossible_shape_is_named_before_the_first_step(tmp_path):
-    data = write_coco(tmp_path / "c", 2, size=(4100, 20))
-    with pytest.raises(BoxtuneError, match=r"image 1: the model takes no image of 4100×20 px.*leave it out"):
+    data = write_coco(tmp_path / "c", 2, size=(16100, 80))
+    with pytest.raises(BoxtuneError, match=r"image 1: the model takes no image of 16100×80 px.*leave it out"):
         short_run(data, tmp_path / "o")
     assert not (tmp_path / "o" / "config.yaml").exists()

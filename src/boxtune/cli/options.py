@@ -25,8 +25,19 @@ Labels = Annotated[str | None, typer.Option("--labels", help="Names to look for,
 
 
 def split_labels(labels: str | None) -> list[str] | None:
-    """`"a, b"` → `["a", "b"]`."""
-    return None if labels is None else [label.strip() for label in labels.split(",") if label.strip()]
+    """`"a, b"` → `["a", "b"]`.
+
+    Raises:
+        ConfigError: nothing is named.
+    """
+    if labels is None:
+        return None
+    names = [label.strip() for label in labels.split(",") if label.strip()]
+    if not names:
+        from boxtune.errors import ConfigError
+
+        raise ConfigError(f"--labels '{labels}' names nothing: write them with commas, a,b, or leave --labels out.")
+    return names
 
 
 def claim_output_dir(folder: Path) -> None:

@@ -124,8 +124,8 @@ def _check_keys(layer: Mapping[str, Any], origin: str, model: type[BaseModel] = 
 
 def _nearest_key(key: str, model: type[BaseModel], prefix: str) -> str:
     """The nearest name here; else a key of that name in another section."""
-    if difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.6):
-        return nearest(key, model.model_fields)
+    if close := difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.6):
+        return f"Did you mean '{prefix}{close[0]}'?"
     everywhere = [name for name, _ in flatten(Config().model_dump())]
     elsewhere = [name for name in everywhere if name.rpartition(".")[2] == key]
     return f"Did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, model.model_fields)

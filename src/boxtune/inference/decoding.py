@@ -68,6 +68,8 @@ def generate(model: Any, inputs: dict[str, torch.Tensor], tokenizer: Any, max_ne
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
+        repetition_penalty=1.0,  # Qwen2.5-VL's folder asks for 1.05, which bends repeated digits of coordinates
+        no_repeat_ngram_size=0,
         logits_processor=LogitsProcessorList([chosen]),
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
@@ -93,13 +95,13 @@ def _answer(tokens: list[int], log_probs: np.ndarray, tokenizer: Any, stops: set
 def text_with_spans(tokens: list[int], tokenizer: Any) -> tuple[str, tuple[tuple[int, int], ...]]:
     """The text of tokens, special ones included, and the character range of each.
 
-    A character of several bytes may be spread over several tokens; each of them gets the whole character's range.
+    A character of several bytes may be spread over several tokens, and a token may end one character and begin the
+    next; such tokens share the range of all these characters.
     """
     text, spans, pending = "", [], 0
     for position in range(len(tokens)):
         piece = tokenizer.decode(tokens[pending : position + 1], skip_special_tokens=False)
-        unfinished = piece.endswith("�") and position - pending < 3 and position + 1 < len(tokens)
-        if unfinished:
+        if piece.endswith("�") and position + 1 < len(tokens):
             continue
         spans += [(len(text), len(text) + len(piece))] * (position + 1 - pending)
         text += piece

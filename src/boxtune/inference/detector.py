@@ -100,14 +100,15 @@ class Detector:
 
 
 def _in_evaluation_mode(model: Any, act: Callable[[], Any]) -> Any:
-    """Run with dropout off and under bf16 where the device likes it; modes are put back."""
-    was_training = model.training
+    """Run with dropout off and under bf16 where the device likes it; the mode of every part is put back."""
+    in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with autocast_for(model.device):
             return act()
     finally:
-        model.train(was_training)
+        for module in in_training:
+            module.training = True
 
 
 def autocast_for(device: torch.device) -> Any:

@@ -18,6 +18,7 @@ from boxtune.inference.detector import Detector
 from boxtune.inference.draw import draw_detections
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+_MOST_STRETCHED = 200  # width : height, the limit of Qwen's image processors (`smart_resize` of transformers)
 
 
 def find_images(path: Path) -> list[Path]:
@@ -53,7 +54,12 @@ def predict_images(
 
     def images() -> Iterator[Image.Image]:
         for path in paths:
-            pending.append(open_upright_rgb(path))
+            image = open_upright_rgb(path)
+            if max(image.size) > _MOST_STRETCHED * min(image.size):
+                raise DataError(
+                    f"{path}: the models take no image of {image.width}×{image.height} px: cut it into parts."
+                )
+            pending.append(image)
             yield pending[-1]
 
     rows: list[dict[str, object]] = []

@@ -109,6 +109,6 @@ def check_pixel_limits(contract: Contract, processor: Any, folder: Path) -> None
     trained, found = (contract.min_pixels, contract.max_pixels), pixel_limits(processor)
     if trained != found:
         raise ModelError(
-            f"{folder}: trained with images of {trained[0]}–{trained[1]} px, but its preprocessor_config.json says "
+            f"{folder}: trained with images of {trained[0]}–{trained[1]} px, but its processor_config.json says "
             f"{found[0]}–{found[1]} px, and boxes would be shifted: restore the file, or train again with these limits."
         )

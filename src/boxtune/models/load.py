@@ -130,7 +130,8 @@ def _base_of_adapter(folder: Path) -> str | None:
 
 
 def _may_be_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    """`owner/name`; but a name below a folder that is here was meant as a folder."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).parent.is_dir()
 
 
 def _tiny(name: str, dtype: torch.dtype, device: str | torch.device) -> LoadedModel:

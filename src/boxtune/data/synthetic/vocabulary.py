@@ -134,7 +134,7 @@ US_FOOTNOTE = _words(
 BRANDS = _words(
     "Nordal Casavita Brillo Kornfeld Le~Moulin Sunny~Farm Oat&Co Bella~Terra Frisko Alpenhof Mira Tarkine "
     "Golden~Leaf Pikanto Dolcezza Morgenrot Solena Crispies Zarte Hügelland Vivabon Kaffa Luna Fjord Grano "
-    "Delicia Yoli Choco~Pops Basilico Rivella~Nova Marzen Kiko Toasty Purely Greenside Amaretta Salto Bonfire "
+    "Delicia Yoli Choko~Puffs Basilico Rivalta~Nova Marzen Kiko Toasty Purely Greenside Amaretta Salto Bonfire "
     "Pomello Tivoli"
 )
 SLOGANS = (

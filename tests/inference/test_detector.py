@@ -1,0 +1,215 @@
+"""Images in, boxes with scores out: with models of each family that have learnt three pictures by heart."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from boxtune.collators.batch import Collator, pad
+from boxtune.collators.encode import SampleEncoder
+from boxtune.detections import box_iou
+from boxtune.errors import ConfigError
+from boxtune.inference.detector import Detector, load_detector, pick_device
+from boxtune.losses import language
+from boxtune.models.contract import default_contract
+from boxtune.models.families import FAMILIES
+from boxtune.models.load import LoadedModel
+from collators.conversations import LABELS, encoder_of
+
+each_family = pytest.mark.parametrize("model_type", FAMILIES)
+
+
+def overfit(model, batch) -> None:
+    """Until the answers are known by heart: 30 steps, less than a second."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
+    model.train()
+    for step in range(120):
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * min(1.0, (step + 1) / 10)
+        outputs = model(**batch["inputs"], **language.forward_options(batch["targets"]), use_cache=False)
+        loss = language.total(outputs.logits, batch["targets"]) / language.count(batch["targets"])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if loss.item() < 0.02:
+            return
+    pytest.fail(f"the tiny model learns nothing: loss {loss.item():.3f}")
+
+
+@pytest.fixture(scope="module")
+def taught(tiny, samples):
+    """model type → detector that knows `samples`."""
+
+    @functools.cache
+    def teach(model_type: str) -> Detector:
+        model, processor = tiny(model_type)
+        model = copy.deepcopy(model)
+        overfit(model, Collator(encoder_of(model_type, processor))(samples))
+        loaded = LoadedModel(model, processor, default_contract(model_type, processor), False, "taught")
+        return Detector(loaded, labels=LABELS, max_new_tokens=120)
+
+    return teach
+
+
+@each_family
+def test_finds_what_it_was_taught(taught, samples, model_type):
+    results = taught(model_type).detect([sample.image for sample in samples])
+    assert len(results) == len(samples)
+    for result, sample in zip(results, samples, strict=True):
+        assert result.status == "ok"
+        found, truth = result.detections, sample.detections
+        assert sorted(found.labels) == sorted(truth.labels)
+        if len(truth):
+            assert box_iou(found.xyxy, truth.xyxy).max(axis=1).min() > 0.9
+        assert (found.xyxy >= 0).all()
+        assert (found.xyxy <= np.array([*sample.image_hw[::-1], *sample.image_hw[::-1]])).all()
+        assert found.scores is not None
+        assert ((found.scores > 0.5) & (found.scores <= 1)).all()
+
+
+@each_family
+def test_scores_are_those_of_a_forward_pass_over_the_answer(taught, samples, model_type):
+    """Teacher-forced: prompt and answer in one row, p of each token of a box's element, geometric mean."""
+    detector = taught(model_type)
+    processor, model = detector.loaded.processor, detector.loaded.model.eval()
+    encoder = SampleEncoder(processor, detector.style)
+    predictions = list(detector.predict([sample.image for sample in samples]))
+    num_scores = 0
+    for prediction, sample in zip(predictions, samples, strict=True):
+        encoded = encoder.sample(sample)
+        (start, end) = encoded.answer_spans[0]
+        offsets = processor.tokenizer(prediction.text, return_offsets_mapping=True, add_special_tokens=False)
+        assert offsets["input_ids"] == encoded.input_ids[start : end - 2].tolist()
+        inputs, _ = pad([encoded], [encoded.input_ids], 0)
+        with torch.no_grad():
+            log_probs = model(**inputs, use_cache=False).logits[0].log_softmax(-1)
+        chosen = log_probs[start - 1 : end - 3].gather(1, encoded.input_ids[start : end - 2, None])[:, 0]
+        for span, score in zip(prediction.result.spans, prediction.result.detections.scores, strict=True):
+            inside = [
+                i for i, (a, b) in enumerate(offsets["offset_mapping"]) if a < span.whole[1] and b > span.whole[0]
+            ]
+            assert score == pytest.approx(float(chosen[inside].mean().exp()), abs=1e-4)
+            num_scores += 1
+    assert num_scores == 4
+
+
+@each_family
+def test_batches_answer_as_single_images(taught, samples, model_type):
+    images = [sample.image for sample in samples]
+    detector = taught(model_type)
+    together = detector.detect(images)
+    single = [detector.detect([image])[0] for image in images]
+    for first, second in zip(together, single, strict=True):
+        assert first.detections.labels == second.detections.labels
+        assert np.array_equal(first.detections.xyxy, second.detections.xyxy)
+        assert np.allclose(first.detections.scores, second.detections.scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_batch_size_keeps_number_and_order(taught, samples, batch_size):
+    detector = Detector(taught("qwen3_vl").loaded, labels=LABELS, batch_size=batch_size, max_new_tokens=120)
+    predictions = list(detector.predict(sample.image for sample in samples))
+    assert [len(p.result.detections) for p in predictions] == [len(sample.detections) for sample in samples]
+
+
+def test_predictions_come_while_images_are_still_read(taught, samples):
+    """A folder of photos is not held in memory."""
+    read = []
+
+    def images():
+        for sample in samples:
+            read.append(sample.id)
+            yield sample.image
+
+    detector = Detector(taught("qwen2_vl").loaded, labels=LABELS, batch_size=2, max_new_tokens=4)
+    next(detector.predict(images()))
+    assert len(read) == 2
+
+
+def test_no_images(taught):
+    assert taught("qwen2_vl").detect([]) == []
+
+
+def test_any_image_mode(taught):
+    detector = taught("qwen2_5_vl")
+    modes = [Image.new(mode, (60, 60)) for mode in ("L", "1", "RGBA", "CMYK", "P", "LA")]
+    assert len(detector.detect(modes)) == len(modes)
+
+
+def test_cut_answer_is_said_to_be_cut(taught, samples):
+    detector = Detector(taught("qwen2_5_vl").loaded, labels=LABELS, max_new_tokens=5)
+    (prediction,) = detector.predict([samples[0].image])
+    assert prediction.truncated
+    assert prediction.result.status == "malformed"
+    assert prediction.result.detections.scores is not None
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+def test_training_mode_is_put_back(taught, samples, was_training):
+    detector = taught("qwen2_vl")
+    model = detector.loaded.model
+    model.train(was_training)
+    detector.detect([samples[0].image])
+    assert {module.training for module in model.modules()} == {was_training}
+
+
+def test_parts_in_another_mode_are_put_back_too(taught, samples):
+    """A frozen tower that stays in evaluation mode while the rest trains."""
+    detector = taught("qwen2_vl")
+    model = detector.loaded.model.train()
+    model.model.visual.eval()
+    modes = [module.training for module in model.modules()]
+    detector.detect([samples[0].image])
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_training_mode_is_put_back_after_an_error(taught, samples, monkeypatch):
+    detector = taught("qwen2_vl")
+    detector.loaded.model.train()
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("boxtune.inference.detector.generate", fail)
+    with pytest.raises(KeyboardInterrupt):
+        detector.detect([samples[0].image])
+    assert detector.loaded.model.training
+
+
+def test_no_labels_is_an_error(taught, samples):
+    detector = Detector(taught("qwen2_vl").loaded)
+    with pytest.raises(ConfigError, match=r"--labels a,b"):
+        detector.detect([samples[0].image])
+
+
+def test_only_known_labels_come_out(taught, samples):
+    """The model answers 'table' whatever it is asked for; a label that was not asked for is no result."""
+    for result in taught("qwen2_5_vl").detect([samples[0].image], labels=["red cell"]):
+        assert set(result.detections.labels) <= {"red cell"}
+
+
+@pytest.mark.parametrize("device", ["gpu", "nonsense", "cuda:x"])
+def test_unknown_device(device):
+    with pytest.raises(ConfigError, match=f"Unknown device '{device}'"):
+        pick_device(device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_no_gpu_here(device):
+    with pytest.raises(ConfigError, match="torch sees no GPU"):
+        pick_device(device)
+    assert pick_device().type == pick_device("auto").type == "cpu"
+
+
+def test_load_detector_by_name():
+    detector = load_detector("tiny:qwen3_vl", "cpu", labels=["table"], max_new_tokens=3)
+    (result,) = detector.detect([Image.new("RGB", (64, 64))])
+    assert result.status in ("ok", "repaired", "malformed")
+    assert detector.loaded.model.dtype == torch.float32
