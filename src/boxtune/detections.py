@@ -65,7 +65,8 @@ class Detections:
     @property
     def areas(self) -> FloatArray:
         """`[N]` areas in square pixels."""
-        return np.prod(self.xyxy[:, 2:] - self.xyxy[:, :2], axis=1, dtype=np.float64)
+        sides = self.xyxy[:, 2:] - self.xyxy[:, :2]
+        return sides[:, 0] * sides[:, 1]
 
     def select(self, index: npt.ArrayLike) -> Detections:
         """The detections at integer positions, or where a boolean mask is true."""
@@ -146,4 +147,5 @@ def box_iou(boxes_a_xyxy: npt.ArrayLike, boxes_b_xyxy: npt.ArrayLike) -> FloatAr
     b = np.asarray(boxes_b_xyxy, dtype=np.float64).reshape(1, -1, 4)
     overlap = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
     union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    iou: FloatArray = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return iou

@@ -114,7 +114,7 @@ def test_nothing_to_train_is_refused(tiny):
 )
 def test_a_rule_that_matches_nothing_is_an_error(tiny, training, changed):
     row = dataclasses.replace(family("qwen2_vl"), **changed)
-    with pytest.raises(ModelError, match="matches no (module|parameter)"):
+    with pytest.raises(ModelError, match=r"matches no (module|parameter)"):
         prepare_for_training(copy.deepcopy(tiny("qwen2_vl")[0]), row, training, LowRank())
 
 

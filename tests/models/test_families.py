@@ -92,5 +92,5 @@ def test_unknown_family_names_the_known_ones(unknown):
 
 
 def test_a_parameter_of_no_area_is_an_error():
-    with pytest.raises(ModelError, match="'model.audio.weight' belongs to no area"):
+    with pytest.raises(ModelError, match=r"'model\.audio\.weight' belongs to no area"):
         family("qwen3_vl").area_of("model.audio.weight")

@@ -21,6 +21,8 @@ _ELSEWHERE = {
     "eval_strategy": "evaluation.at_end",
     "do_eval": "evaluation.at_end",
     "save_strategy": "trainer.save_steps",
+    "save_only_model": "nothing: a checkpoint without optimizer cannot be resumed",
+    "push_to_hub": "nothing: push the finished folder with huggingface_hub",
     "logging_strategy": "logging.steps",
     "data_seed": "trainer.seed",
     "group_by_length": "nothing: not supported",
@@ -33,7 +35,7 @@ def check_config(config: Config) -> None:
     Raises:
         ConfigError: names both keys and the remedy.
     """
-    _check_passed_on(config)
+    check_names(config)
     adapter, trainer, model = config.adapter, config.trainer, config.model
     if config.data.path is None:
         raise ConfigError("No data: say --data FOLDER, or data.path in the configuration.")
@@ -53,7 +55,12 @@ def check_config(config: Config) -> None:
         raise ConfigError("collator.batching=packed needs model.attention=sdpa or flash_attention_2.")
 
 
-def _check_passed_on(config: Config) -> None:
+def check_names(config: Config) -> None:
+    """Refuse names under `trainer:` that `transformers.TrainingArguments` does not know, or that have a place here.
+
+    Raises:
+        ConfigError: names the nearest known one, or the place.
+    """
     names = config.trainer.passed_on
     if not names:
         return

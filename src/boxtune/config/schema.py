@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -26,8 +28,8 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of frozen weights; trained are fp32.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1` …")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Attention implementation.")
-    min_pixels: int | Auto = Field("auto", description="Smaller images are enlarged to this area (px of the input).")
-    max_pixels: int | Auto = Field("auto", description="Larger images are reduced to this area (px of the input).")
+    min_pixels: Count | Auto = Field("auto", description="Smaller images are enlarged to this area (px of the input).")
+    max_pixels: Count | Auto = Field("auto", description="Larger images are reduced to this area (px of the input).")
     trust_remote_code: bool = Field(False, description="Run code that a model folder brings. Off unless you say so.")
 
 
@@ -62,7 +64,7 @@ class DataConfig(Section):
     flip: tuple[Literal["horizontal", "vertical"], ...] = Field(
         (), description="Mirror images at random; only where neither text nor sides matter."
     )
-    num_workers: int | Auto = Field("auto", description="Processes that decode images.")
+    num_workers: Annotated[int, Field(ge=0)] | Auto = Field("auto", description="Processes that decode images.")
 
 
 class GroundingConfig(Section):
@@ -87,19 +89,19 @@ class TrainerConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     minutes: float | None = Field(None, gt=0, description="Budget of time that the schedule ends within.")
-    num_train_epochs: float | Auto = "auto"
+    num_train_epochs: Positive | Auto = "auto"
     max_steps: int | None = Field(None, ge=1, description="Number of steps; wins over epochs.")
-    per_device_train_batch_size: int | Auto = "auto"
+    per_device_train_batch_size: Count | Auto = "auto"
     gradient_accumulation_steps: int = Field(1, ge=1)
-    learning_rate: float | Auto = "auto"
+    learning_rate: Positive | Auto = "auto"
     weight_decay: float = Field(0.01, ge=0)
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises.")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     max_grad_norm: float = Field(1.0, gt=0)
     gradient_checkpointing: bool | Auto = "auto"
-    save_steps: int | Auto = "auto"
+    save_steps: Count | Auto = "auto"
     save_total_limit: int = Field(2, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @property
     def passed_on(self) -> dict[str, Any]:
@@ -111,8 +113,8 @@ class EvaluationConfig(Section):
     """The evaluation at the end of a training run."""
 
     at_end: bool = Field(True, description="Evaluate on the val split when training is over.")
-    batch_size: int | Auto = "auto"
-    max_new_tokens: int | Auto = Field("auto", description="Longest answer; fitted to the training set's longest.")
+    batch_size: Count | Auto = "auto"
+    max_new_tokens: Count | Auto = Field("auto", description="Longest answer; fitted to the training set's longest.")
     max_images: int | None = Field(None, ge=1, description="Evaluate on the first so many images only.")
 
 
@@ -121,7 +123,7 @@ class LoggingConfig(Section):
 
     tensorboard: bool = True
     wandb: bool = Field(False, description="Needs `wandb login` or WANDB_API_KEY; no key is read from our files.")
-    steps: int | Auto = "auto"
+    steps: Count | Auto = "auto"
 
 
 class Config(Section):

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from boxtune.config.checks import check_names
 from boxtune.config.load import flatten, load_with_origins
 from boxtune.config.schema import Config
 
@@ -26,6 +27,7 @@ def meanings(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
 def print_config(path: Path | None, overrides: Iterable[str], console: Console) -> None:
     """Key, value, origin, meaning; values that differ from the default stand out."""
     config, origins = load_with_origins(path, overrides)
+    check_names(config)
     described = dict(meanings())
     table = Table("key", "value", "from", "meaning", box=None, header_style="bold")
     for key, value in flatten(config.model_dump()):
