@@ -1,10 +1,12 @@
 """Train the embedded model from nothing: a small Qwen2-VL of transformers' own class, on pictures made by the program.
 
-    python pretraining/pretrain.py --output-dir runs/pretrain --minutes 9      # again to go on where it stopped
+    python pretraining/pretrain.py --output-dir runs/pretrain --minutes 4 --config pretraining/first_lesson.yaml
+    python pretraining/pretrain.py --output-dir runs/pretrain --minutes 5      # again to go on where it stopped
+    python pretraining/pretrain.py --output-dir runs/pretrain --minutes 7 --decay
     python pretraining/pretrain.py --output-dir runs/pretrain --export src/boxtune/models/embedded
 
-Needs one GPU (an H200 takes about an hour) and many CPU cores to draw pictures. `--decay` starts the last phase, in
-which the learning rate falls to zero, at once.
+Needs one GPU (an H200 takes a quarter of an hour) and many CPU cores to draw pictures. `--decay` starts the last
+phase, in which the learning rate falls to zero, at once.
 """
 
 from __future__ import annotations
@@ -183,7 +185,7 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     processor = processor_for(recipe)
     sitting = 0 if state is None else int(state["sitting"]) + 1
     drawn_before = 0 if state is None else int(state["num_drawn"])
-    chunks = start_workers(processor, recipe["data"], sitting * 10**9, drawn_before, args.workers)
+    chunks = start_workers(processor, recipe["data"], sitting * 10**9, args.workers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":  # a trial run
         recipe["data"] |= {"pool": 1000, "first": 64}

@@ -43,14 +43,14 @@ class Chunk:
 
 
 class Pictures(IterableDataset[Chunk]):
-    """Chunks drawn from ever new seeds; `first_seed` and `drawn_before` move on when a run is resumed.
+    """Chunks drawn from ever new seeds; `first_seed` moves on when a run is resumed.
 
     The first pictures are easy ones, plain shapes on plain ground: from photos alone the model does not find out that
     the answer can be seen in the picture (its loss stayed that of guessing for 1.3 million photos).
     """
 
-    def __init__(self, processor: Any, data: dict[str, Any], first_seed: int, drawn_before: int) -> None:
-        self.processor, self.data, self.first_seed, self.drawn_before = processor, data, first_seed, drawn_before
+    def __init__(self, processor: Any, data: dict[str, Any], first_seed: int) -> None:
+        self.processor, self.data, self.first_seed = processor, data, first_seed
 
     def __iter__(self) -> Iterator[Chunk]:
         worker = get_worker_info()
@@ -204,11 +204,9 @@ def _stack(shape: str, images: list[Any], views: list[Any], tokens: list[Any], b
     )
 
 
-def start_workers(
-    processor: Any, data: dict[str, Any], first_seed: int, drawn_before: int, num_workers: int
-) -> Iterator[Chunk]:
+def start_workers(processor: Any, data: dict[str, Any], first_seed: int, num_workers: int) -> Iterator[Chunk]:
     """Chunks from worker processes; call it before CUDA is touched, since workers are forked."""
-    pictures = Pictures(processor, data, first_seed, drawn_before)
+    pictures = Pictures(processor, data, first_seed)
     return iter(DataLoader(pictures, batch_size=None, num_workers=num_workers, prefetch_factor=4))
 
 
