@@ -32,7 +32,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from boxtune.collators.positions import text_and_mrope_positions
 from boxtune.models.contract import Contract
 from boxtune.models.families import family
-from boxtune.models.tiny import centre_patch_filters, set_stop_tokens, tiny_processor
+from boxtune.models.tiny import centre_patch_filters, set_stop_tokens, tiny_processor, vision_token_ids
 
 HERE = Path(__file__).parent
 
@@ -40,15 +40,7 @@ HERE = Path(__file__).parent
 def build_model(recipe: dict[str, Any], processor: Any) -> Any:
     """The architecture of the recipe with random weights."""
     tokenizer = processor.tokenizer
-    ids = {
-        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
-        for name, token in {
-            "image": "<|image_pad|>",
-            "video": "<|video_pad|>",
-            "vision_start": "<|vision_start|>",
-            "vision_end": "<|vision_end|>",
-        }.items()
-    }
+    ids = vision_token_ids(tokenizer)
     text = {
         **recipe["model"]["text"],
         "vocab_size": len(tokenizer),

@@ -10,10 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from boxtune.data.sample import Sample
 from boxtune.detections import Detections
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """So small a model is many times slower on several threads, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -37,15 +37,7 @@ def build_tiny(model_type: str, *, seed: int = 0, width: int = 64, depth: int = 
     processor = tiny_processor(model_type, max_pixels=max_pixels)
     settings = _sizes(model_type, width, depth, len(processor.tokenizer))
     settings["text_config"] |= {"bos_token_id": None, "eos_token_id": processor.tokenizer.eos_token_id}
-    ids = {
-        f"{name}_token_id": processor.tokenizer.convert_tokens_to_ids(token)
-        for name, token in {
-            "image": "<|image_pad|>",
-            "video": "<|video_pad|>",
-            "vision_start": "<|vision_start|>",
-            "vision_end": "<|vision_end|>",
-        }.items()
-    }
+    ids = vision_token_ids(processor.tokenizer)
     config = AutoConfig.for_model(model_type, **settings, **ids, tie_word_embeddings=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -61,6 +53,17 @@ def save_tiny(model_type: str, folder: Path, **options: Any) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def vision_token_ids(tokenizer: Any) -> dict[str, int]:
+    """What a model's configuration must know of the tokens around images."""
+    tokens = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
 
 
 def centre_patch_filters(model: Any) -> None:
