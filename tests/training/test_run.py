@@ -388,3 +388,24 @@ def test_image_of_an_impossible_shape_is_named_before_the_first_step(tmp_path):
     with pytest.raises(BoxtuneError, match=r"image 1: the model takes no image of 16100×80 px.*leave it out"):
         short_run(data, tmp_path / "o")
     assert not (tmp_path / "o" / "config.yaml").exists()
+
+
+def test_a_finished_run_is_not_trained_further_unless_it_is_made_longer(coco, tmp_path):
+    folder = tmp_path / "run"
+    done, _ = short_run(coco, folder)
+    before = weights(folder)
+    with pytest.raises(ConfigError, match=r"is finished: raise trainer\.minutes or trainer\.max_steps"):
+        short_run(coco, folder, resume=True)
+    assert all(torch.equal(value, weights(folder)[name]) for name, value in before.items())
+    longer, _ = short_run(coco, folder, "trainer.max_steps=5", resume=True)
+    assert longer.num_steps == done.num_steps + 1
+
+
+def test_an_unfinished_run_says_where_its_weights_are(coco, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    interrupt_after(2, monkeypatch)
+    short_run(coco, folder)
+    checkpoint = last_checkpoint(folder)
+    with pytest.raises(BoxtuneError, match=rf"unfinished run: use .*{checkpoint.name}, or finish it with .*--resume"):
+        load_detector(str(folder), "cpu")
+    load_detector(str(checkpoint), "cpu")

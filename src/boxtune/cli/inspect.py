@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from boxtune.cli.options import Data, Format, OutputDir
+from boxtune.cli.options import Data, Format, OnError, OutputDir
 
 app = typer.Typer(help="Look at what is there, before anything is trained.", no_args_is_help=True)
 
@@ -31,6 +31,7 @@ def data_command(
     output_dir: OutputDir = Path("runs/inspect"),
     split: Annotated[str | None, typer.Option("--split", help="One split; all where not given.")] = None,
     data_format: Format = None,
+    on_error: OnError = "refuse",
     augment: Annotated[Literal["none", "light", "strong"], typer.Option(help="Show the changes of training.")] = "none",
     flip: Annotated[list[str] | None, typer.Option(help="horizontal, vertical; may be given twice.")] = None,
     num_images: Annotated[int, typer.Option(min=1, max=200, help="Samples on the sheet.")] = 24,
@@ -43,7 +44,10 @@ def data_command(
     from boxtune.inspection.dataset import print_summary, summarize_dataset, write_sheet
 
     console = Console()
-    dataset = load_dataset(data, split, data_format)
+    skipped = output_dir / "skipped.jsonl" if on_error == "skip" else None
+    dataset = load_dataset(data, split, data_format, on_error, skipped)
+    if dataset.skipped:
+        console.print(f"{len(dataset.skipped)} bad records left out, see {skipped}", soft_wrap=True)
     print_summary(summarize_dataset(dataset), data, console)
     path = output_dir / "sheet.jpg"
     write_sheet(dataset, path, num_images=num_images, augment=augment, flip=tuple(flip or ()), seed=seed)

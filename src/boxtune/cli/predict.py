@@ -29,5 +29,13 @@ def command(
     claim_output_dir(output_dir)
     paths = find_images(image)
     detector = load_detector(model, device, labels=split_labels(labels), batch_size=batch_size)
+    known = detector.loaded.contract.labels
+    if strange := [label for label in detector.labels if known and label not in known]:
+        typer.echo(f"The model was not taught {', '.join(strange)}; it knows {', '.join(known)}.", err=True)
     num_boxes = predict_images(detector, paths, output_dir, min_score=min_score, console=Console(stderr=True))
-    Console().print(f"{num_boxes} boxes in {len(paths)} pictures, written to {output_dir}", soft_wrap=True)
+    looked_for = ", ".join(detector.labels)
+    Console().print(
+        f"Looked for {looked_for}. Boxes: {num_boxes}, pictures: {len(paths)}; written to {output_dir}",
+        highlight=False,
+        soft_wrap=True,
+    )

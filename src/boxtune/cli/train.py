@@ -70,5 +70,6 @@ def _config_of_run(output_dir: Path | None) -> Path:
 
     path = None if output_dir is None else output_dir / "config.yaml"
     if path is None or not path.is_file():
-        raise ConfigError(f"--resume needs the run's folder: no config.yaml in {output_dir}, say --output-dir.")
+        where = "" if output_dir is None else f" (there is no config.yaml in {output_dir})"
+        raise ConfigError(f"--resume needs the folder of the run{where}: say --output-dir.")
     return path

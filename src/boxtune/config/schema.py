@@ -36,9 +36,9 @@ class ModelConfig(Section):
 class LoraConfig(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), as PEFT implements them."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, description="Width of the update; more can learn more.")
     alpha: int = Field(32, ge=1, description="Scale of the update: alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs left out at random.")
 
 
 class AdapterConfig(Section):
@@ -54,9 +54,9 @@ class DataConfig(Section):
     """Where the samples come from."""
 
     path: str | None = Field(None, description="Folder or file of any supported format, hub id, or `synthetic:NAME`.")
-    format: Literal["auto", "coco", "yolo", "voc", "jsonl", "hub"] = "auto"
-    train_split: str = "train"
-    val_split: str = "val"
+    format: Literal["auto", "coco", "yolo", "voc", "jsonl", "hub"] = Field("auto", description="Found out by looking.")
+    train_split: str = Field("train", description="Split to train on.")
+    val_split: str = Field("val", description="Split to evaluate on at the end.")
     val_fraction: float = Field(0.1, ge=0, lt=1, description="Held out of train where the data has no val split.")
     on_error: Literal["refuse", "skip"] = Field("refuse", description="What to do with a bad record.")
     max_train_images: int | None = Field(None, ge=1, description="Train on the first so many images only.")
@@ -89,19 +89,19 @@ class TrainerConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     minutes: float | None = Field(None, gt=0, description="Budget of time that the schedule ends within.")
-    num_train_epochs: Positive | Auto = "auto"
+    num_train_epochs: Positive | Auto = Field("auto", description="Rounds through the images.")
     max_steps: int | None = Field(None, ge=1, description="Number of steps; wins over epochs.")
-    per_device_train_batch_size: Count | Auto = "auto"
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    learning_rate: Positive | Auto = "auto"
-    weight_decay: float = Field(0.01, ge=0)
+    per_device_train_batch_size: Count | Auto = Field("auto", description="Images a forward pass and device.")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes a step.")
+    learning_rate: Positive | Auto = Field("auto", description="Highest learning rate.")
+    weight_decay: float = Field(0.01, ge=0, description="Of AdamW.")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises.")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    max_grad_norm: float = Field(1.0, gt=0)
-    gradient_checkpointing: bool | Auto = "auto"
-    save_steps: Count | Auto = "auto"
-    save_total_limit: int = Field(2, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the rate falls afterwards.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are shortened to this.")
+    gradient_checkpointing: bool | Auto = Field("auto", description="Less memory, about a third more time.")
+    save_steps: Count | Auto = Field("auto", description="Steps between checkpoints; auto: ten a run.")
+    save_total_limit: int = Field(2, ge=1, description="Checkpoints that stay.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the order of images and of new weights.")
 
     @property
     def passed_on(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class EvaluationConfig(Section):
     """The evaluation at the end of a training run."""
 
     at_end: bool = Field(True, description="Evaluate on the val split when training is over.")
-    batch_size: Count | Auto = "auto"
+    batch_size: Count | Auto = Field("auto", description="Images a forward pass.")
     max_new_tokens: Count | Auto = Field("auto", description="Longest answer; fitted to the training set's longest.")
     max_images: int | None = Field(None, ge=1, description="Evaluate on the first so many images only.")
 
@@ -121,15 +121,15 @@ class EvaluationConfig(Section):
 class LoggingConfig(Section):
     """Where the curves go."""
 
-    tensorboard: bool = True
+    tensorboard: bool = Field(True, description="Curves in the output folder.")
     wandb: bool = Field(False, description="Needs `wandb login` or WANDB_API_KEY; no key is read from our files.")
-    steps: Count | Auto = "auto"
+    steps: Count | Auto = Field("auto", description="Steps between two points of a curve.")
 
 
 class Config(Section):
     """The whole run."""
 
-    output_dir: str = "runs/train"
+    output_dir: str = Field("runs/train", description="New or empty folder for the run.")
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig = AdapterConfig()
     data: DataConfig = DataConfig()

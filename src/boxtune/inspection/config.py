@@ -29,7 +29,9 @@ def print_config(path: Path | None, overrides: Iterable[str], console: Console) 
     config, origins = load_with_origins(path, overrides)
     check_names(config)
     described = dict(meanings())
-    table = Table("key", "value", "from", "meaning", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for heading in ("key", "value", "from", "meaning"):
+        table.add_column(heading, overflow="fold")  # a key that is cut cannot be copied
     for key, value in flatten(config.model_dump()):
         changed = origins[key] != "default"
         table.add_row(key, str(value), origins[key], described.get(key, ""), style="bold" if changed else None)

@@ -59,7 +59,8 @@ def print_summary(summary: DatasetSummary, title: str, console: Console) -> None
         low, middle, high = (f"{value:.{digits}f}" for value in values)
         return f"{middle} ({low} to {high})"
 
-    table = Table(title=title, title_justify="left", box=None, show_header=False)
+    table = Table(box=None, show_header=False)
+    console.print(f"{title}  (median, and 5th to 95th percentile in brackets)", highlight=False, soft_wrap=True)
     table.add_row("images", f"{summary.num_images}, {summary.num_empty} of them without a box")
     table.add_row("boxes", f"{summary.num_boxes}; an image {spread(summary.boxes_per_image)}")
     table.add_row("longer side", f"{spread(summary.image_sides_px)} px")

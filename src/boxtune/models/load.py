@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from boxtune.errors import ModelError
 from boxtune.models.contract import (
+    FILE_NAME,
     Contract,
     check_pixel_limits,
     default_contract,
@@ -75,6 +76,7 @@ def load_model(
     folder = embedded_folder() if name == EMBEDDED else Path(name)
     if not name or (not folder.is_dir() and (folder.is_file() or not _may_be_hub_id(name))):
         raise ModelError(f"No model at '{name}': give a folder, a hub id (owner/name), `embedded` or `tiny:FAMILY`.")
+    _refuse_unfinished(folder)
     adapter_base = _base_of_adapter(folder)
     base = adapter_base or (EMBEDDED if name == EMBEDDED else str(folder if folder.is_dir() else name))
     if adapter_base is not None and adapter_base.startswith("tiny:"):
@@ -110,6 +112,18 @@ def embedded_folder() -> Path:
             "This copy of boxtune holds no embedded model: install it again, or name a model with --model."
         )
     return folder
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    """A run's folder gets its weights at the end; until then they are in its checkpoints."""
+    if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return
+    checkpoints = sorted(folder.glob(f"checkpoint-*/{FILE_NAME}"), key=lambda path: path.stat().st_mtime)
+    if checkpoints:
+        raise ModelError(
+            f"{folder} is an unfinished run: use {checkpoints[-1].parent}, or finish it with "
+            f"boxtune train --resume --output-dir {folder}."
+        )
 
 
 def _base_of_adapter(folder: Path) -> str | None:

@@ -9,10 +9,12 @@ from typing import Any
 from boxtune.config.load import flatten, load_config
 from boxtune.config.schema import Config
 from boxtune.errors import ConfigError, DataError, SaveError
+from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_checkpoint
 
 # What may change between two sittings. Anything else lies in the checkpoint already, or would give other losses.
 _FREE_SECTIONS = ("evaluation", "logging")
+_LENGTH_KEYS = ("trainer.minutes", "trainer.max_steps", "trainer.num_train_epochs")
 _FREE_KEYS = frozenset(
     {
         "output_dir",
@@ -20,9 +22,7 @@ _FREE_KEYS = frozenset(
         "data.path",  # a folder may be moved: its content is compared
         "data.format",
         "data.num_workers",
-        "trainer.minutes",
-        "trainer.max_steps",
-        "trainer.num_train_epochs",
+        *_LENGTH_KEYS,
         "trainer.save_steps",
         "trainer.save_total_limit",
     }
@@ -74,4 +74,10 @@ def check_unchanged(checkpoint: Path, config: Config, record: dict[str, Any]) ->
         raise DataError(
             f"The training data is not what {checkpoint} was trained on (other images, boxes or labels): bring the old "
             "data back, or start a new run in another --output-dir."
+        )
+    finished = (checkpoint.parent / CONTRACT_FILE).is_file()  # written at the end of a run, beside its weights
+    if finished and all(before.get(key) == now.get(key) for key in _LENGTH_KEYS):
+        raise ConfigError(
+            f"The run in {checkpoint.parent} is finished: raise {' or '.join(_LENGTH_KEYS)} to go on with it, or train "
+            f"its result in a new folder with --model {checkpoint.parent}."
         )
