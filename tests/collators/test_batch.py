@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from boxtune.collators.batch import Collator, pack, pad
-from boxtune.collators.labels import IGNORED
 from boxtune.losses import language
+from boxtune.losses.language import IGNORED
 from boxtune.models.families import FAMILIES
 from collators.conversations import encode_messages, encoder_of, many_turns, picture, two_images
 

@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 
-from boxtune.collators.labels import IGNORED, all_text, assistant
+from boxtune.collators.labels import all_text, assistant
 from boxtune.data.sample import Sample
 from boxtune.detections import Detections
+from boxtune.losses.language import IGNORED
 from boxtune.models.families import FAMILIES
 from boxtune.models.tiny import tiny_processor
 from collators.conversations import encode_messages, encoder_of, many_turns, picture, text, turn, two_images

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 
 from boxtune.collators.encode import EncodedSample, SampleEncoder
-from boxtune.collators.labels import IGNORED, LABEL_MASKS
+from boxtune.collators.labels import LABEL_MASKS
 from boxtune.collators.positions import text_and_mrope_positions
 from boxtune.data.sample import Sample
+from boxtune.losses.language import IGNORED
 
 Batch = dict[str, dict[str, Any]]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 
 from boxtune.collators.encode import EncodedSample
+from boxtune.losses.language import IGNORED
 
-IGNORED = -100
 LabelMask = Callable[[EncodedSample], torch.Tensor]
 
 
