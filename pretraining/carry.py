@@ -21,7 +21,8 @@ def pack(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shard: dict[str, torch.Tensor] = {}
     size = number = 0
-    for name, value in state["model"].items():
+    heads = {f"heads.{name}": value for name, value in state["heads"].items()}
+    for name, value in {**state["model"], **heads}.items():
         if name == "lm_head.weight":  # tied to the embedding
             continue
         if size + value.nbytes > _LIMIT_BYTES:
@@ -38,10 +39,11 @@ def unpack(folder: Path, run: Path) -> None:
     """Make a `state.pt` that goes on from the carried weights with a fresh optimizer."""
     weights: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("weights-*.safetensors")):
-        weights |= load_file(path)
+        weights |= {name: value.float() for name, value in load_file(path).items()}
+    heads = {name.removeprefix("heads."): weights.pop(name) for name in list(weights) if name.startswith("heads.")}
     weights["lm_head.weight"] = weights["model.language_model.embed_tokens.weight"].clone()
     run.mkdir(parents=True, exist_ok=True)
-    state = {"model": weights, "average": weights, **json.loads((folder / "state.json").read_text())}
+    state = {"model": weights, "average": weights, "heads": heads, **json.loads((folder / "state.json").read_text())}
     torch.save(state, run / "state.pt")
 
 

@@ -5,8 +5,9 @@
     python pretraining/pretrain.py --output-dir runs/pretrain --minutes 7 --decay
     python pretraining/pretrain.py --output-dir runs/pretrain --export src/boxtune/models/embedded
 
-Needs one GPU (an H200 takes a quarter of an hour) and many CPU cores to draw pictures. `--decay` starts the last
-phase, in which the learning rate falls to zero, at once.
+Needs a GPU and some ten CPU cores a GPU to draw pictures; several GPUs of a machine with `torchrun --standalone
+--nproc-per-node 4 pretraining/pretrain.py …`. `--weights` takes up some that were exported before. `--decay` starts
+the last phase, in which the learning rate falls to zero, at once.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ import numpy as np
 import torch
 import yaml
 from dense import DenseHeads
+from ranks import Ranks, one_gradient
 from stream import Pool, shaken, start_workers
 from torch.nn import functional as F
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.vision_utils import get_vision_position_ids
 
 from boxtune.collators.positions import text_and_mrope_positions
 from boxtune.models.contract import Contract
@@ -92,45 +95,66 @@ def patches_of(pixels: torch.Tensor, processor: Any) -> torch.Tensor:
 
 
 class Step:
-    """Forward pass and loss of one batch."""
+    """Forward pass and loss of one batch of equally large pictures.
+
+    It calls the model's own parts one after the other instead of the whole, which asks the GPU several questions a
+    step (how many image tokens, where) whose answers are known here: each made the program wait for all work before.
+    """
 
     def __init__(self, model: Any, heads: DenseHeads, processor: Any, device: torch.device) -> None:
         self.model, self.heads, self.processor, self.device = model, heads, processor, device
         self.image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        self.positions: dict[str, torch.Tensor] = {}
+        self.known: dict[str, tuple[int, torch.Tensor, torch.Tensor]] = {}
 
-    def __call__(self, shape: str, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def __call__(self, shape: str, batch: dict[str, Any]) -> torch.Tensor:
         """Mean cross-entropy over the tokens of the answers, and the losses of both helping heads: `[3]`."""
-        pixels, ids = shaken(batch), batch["input_ids"].long()
-        length = math.ceil(int(batch["lengths"].max()) / 64) * 64
-        ids = ids[:, : min(length, ids.shape[1])]
-        count, length = ids.shape
+        length = min(math.ceil(batch["length"] / 64) * 64, batch["input_ids"].shape[1])
+        ids = batch["input_ids"][:, :length].long()
+        rows, columns = (int(side) for side in shape.split("x"))
+        first, positions, patch_places = self._of_shape(shape, ids[0], rows, columns)
         place = torch.arange(length, device=self.device)
         labelled = (place >= batch["answer_starts"][:, None]) & (place < batch["lengths"][:, None])
-        rows, columns = (2 * int(side) for side in shape.split("x"))
-        grid = torch.tensor([[1, rows, columns]], device=self.device).expand(count, 3)
-        first = int(batch["answer_starts"].min()) - 1
-        keep = torch.arange(first, length - 1, device=self.device)
+        keep = batch["answer_start"] - 1
         with torch.autocast(self.device.type, torch.bfloat16):
-            logits = self.model(
-                input_ids=ids,
-                pixel_values=patches_of(pixels, self.processor),
-                image_grid_thw=grid,
-                position_ids=self._positions(shape, ids[0], grid)[:, :length].unsqueeze(1).expand(3, count, length),
+            seen = self._seen(shaken(batch), patch_places, rows * columns)
+            words = self.model.model.language_model.embed_tokens(ids)
+            embeds = torch.cat([words[:, :first], seen.to(words.dtype), words[:, first + rows * columns :]], 1)
+            hidden = self.model.model.language_model(
+                inputs_embeds=embeds,
+                position_ids=positions[:, None, :length].expand(3, len(ids), length),
                 use_cache=False,
-                logits_to_keep=keep,
-            ).logits
-        targets = ids[:, first + 1 :].masked_fill(~labelled[:, first + 1 :], -100)
+            ).last_hidden_state
+            logits = self.model.lm_head(hidden[:, keep:-1])
+        targets = ids[:, keep + 1 :].masked_fill(~labelled[:, keep + 1 :], -100)
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
-        first_image = int((ids[0] == self.image_id).nonzero()[0])
-        return torch.stack([loss, *self.heads(batch["boxes"], rows // 2, columns // 2, first_image)])
+        return torch.stack([loss, *self.heads(batch["boxes"], rows, columns, first)])
 
-    def _positions(self, shape: str, row: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-        """Of a shape: the words before the image are always the same, so one row serves all."""
-        if shape not in self.positions:
+    def _seen(self, pixels: torch.Tensor, patch_places: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        """Vision embeddings `[B, tokens, width]` of pictures `[B, 3, H, W]`."""
+        count, num_patches = len(pixels), len(patch_places)
+        embeds = self.model.model.visual(
+            patches_of(pixels, self.processor),
+            grid_thw=None,
+            position_ids=patch_places.repeat(count, 1),
+            cu_seqlens=torch.arange(count + 1, device=self.device, dtype=torch.int32) * num_patches,
+            max_seqlen=num_patches,
+        ).pooler_output
+        return embeds.view(count, num_tokens, -1)
+
+    def _of_shape(
+        self, shape: str, row: torch.Tensor, rows: int, columns: int
+    ) -> tuple[int, torch.Tensor, torch.Tensor]:
+        """Where the image tokens begin, M-RoPE positions `[3, 8192]`, and places of the patches `[N, 2]`.
+
+        The words before the image are always the same, so one row serves all.
+        """
+        if shape not in self.known:
+            grid = torch.tensor([[1, 2 * rows, 2 * columns]])
             is_image = F.pad((row == self.image_id).cpu(), (0, 8192 - len(row)))
-            self.positions[shape] = text_and_mrope_positions(is_image, grid[:1].cpu(), 2)[1:].to(self.device)
-        return self.positions[shape]
+            positions = text_and_mrope_positions(is_image, grid, 2)[1:].to(self.device)
+            places = get_vision_position_ids(grid, 2).to(self.device)
+            self.known[shape] = int(is_image.nonzero()[0]), positions, places
+        return self.known[shape]
 
 
 def rate_of(step: int, train: dict[str, Any], decay_from: int | None) -> float:
@@ -146,12 +170,15 @@ def main() -> None:
     options.add_argument("--config", type=Path, default=HERE / "config.yaml")
     options.add_argument("--output-dir", type=Path, required=True)
     options.add_argument("--minutes", type=float, default=60.0)
-    options.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    options.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="of each process")
+    options.add_argument("--weights", type=Path, help="folder of exported weights to begin a new run with")
     options.add_argument("--decay", action="store_true", help="start the last phase now")
+    options.add_argument("--decay-steps", type=int, help="length of the last phase, instead of the config's")
     options.add_argument("--steps", type=int, help="stop after so many steps of this sitting")
     options.add_argument("--export", type=Path, help="write the averaged weights to this folder and stop")
     args = options.parse_args()
     recipe = yaml.safe_load(args.config.read_text())
+    recipe["train"]["decay_steps"] = args.decay_steps or recipe["train"]["decay_steps"]
     if args.export:
         export(recipe, args.output_dir, args.export)
     else:
@@ -171,57 +198,53 @@ def processor_for(recipe: dict[str, Any]) -> Any:
 def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     """The loop; writes `state.pt` (to go on) and `log.jsonl`."""
     began = time.monotonic()
+    ranks = Ranks()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    state_path = args.output_dir / "state.pt"
-    state = torch.load(state_path, map_location="cpu", weights_only=True) if state_path.exists() else None
+    state = _state(args)
     processor = processor_for(recipe)
-    sitting = 0 if state is None else int(state["sitting"]) + 1
-    drawn_before = 0 if state is None else int(state["num_drawn"])
-    chunks = start_workers(processor, recipe["data"], sitting * 10**9, args.workers)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":  # a trial run
-        recipe["data"] |= {"pool": 1000, "first": 64}
-        recipe["train"]["batch_tokens"] = 6000
+    sitting = int(state["sitting"]) + 1
+    chunks = start_workers(processor, recipe["data"], sitting * 10**9 + ranks.rank * 10**8, args.workers)
     first = [next(chunks) for _ in range(recipe["data"]["first"] // recipe["data"]["chunk"])]
+    device = ranks.join()
+    if device.type == "cpu":  # a trial run
+        recipe["data"] |= {"pool": 1000}
+        recipe["train"]["batch_tokens"] = 6000
     torch.set_float32_matmul_precision("high")
     ALL_ATTENTION_FUNCTIONS.register("uniform_flash", uniform_attention)
     model = build_model(recipe, processor).to(device).train()
+    torch.manual_seed(recipe["seed"] + 1000 * (sitting + 1) + ranks.rank)  # each process shakes its pictures otherwise
     for config in (model.config.vision_config, model.model.visual.config):
         config._attn_implementation_internal = "uniform_flash"
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     heads = DenseHeads(model).to(device)
     optimizer = _optimizer(model, heads, recipe["train"])
-    step, decay_from = 0, None
-    if state is not None:
+    if "model" in state:
         model.load_state_dict(state["model"])
-        average = {name: value.to(device) for name, value in state["average"].items()}
-        if "optimizer" in state:
-            optimizer.load_state_dict(state["optimizer"])
-            heads.load_state_dict(state["heads"])
-        step, decay_from = int(state["step"]), state["decay_from"]
+    if state.get("heads"):
+        heads.load_state_dict(state["heads"])
+    if "optimizer" in state:
+        optimizer.load_state_dict(state["optimizer"])
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    average |= {name: value.to(device) for name, value in state.get("average", {}).items()}
+    step, decay_from = int(state["step"]), state["decay_from"]
     decay_from = step if args.decay and decay_from is None else decay_from
     pool = Pool(recipe["data"], device, processor.tokenizer.pad_token_id)
     for chunk in first:
         pool.add(chunk)
     pool.follow(chunks)
     if device.type == "cuda":
-        torch._dynamo.config.recompile_limit = 64
-        for block in [*model.model.visual.blocks, *model.model.language_model.layers]:
-            if block is heads.tapped:  # its hook stays outside
-                block.forward = torch.compile(block.forward, dynamic=True)
-            else:
-                block.compile(dynamic=True)
+        _compile(model, heads)
     forward = Step(model, heads, processor, device)
-    batches = pool.batches(np.random.default_rng([recipe["seed"], sitting]), recipe["train"]["batch_tokens"])
+    rng = np.random.default_rng([recipe["seed"], sitting, ranks.rank])
+    batches = pool.batches(rng, recipe["train"]["batch_tokens"])
     stop_step = recipe["train"]["total_steps"] if decay_from is None else decay_from + recipe["train"]["decay_steps"]
     stop_step = min(stop_step, step + (args.steps or 10**9))
-    log = (args.output_dir / "log.jsonl").open("a")
+    log = (args.output_dir / "log.jsonl").open("a") if ranks.rank == 0 else None
     step = _loop(
-        model, optimizer, average, forward, batches, pool, recipe, log,
+        model, optimizer, average, forward, batches, pool, recipe, log, ranks,
         step=step, stop_step=stop_step, decay_from=decay_from, deadline=began + args.minutes * 60,
     )  # fmt: skip
-    torch.save(
-        {
+    if ranks.rank == 0:
+        state = {
             "model": model.state_dict(),
             "average": average,
             "optimizer": optimizer.state_dict(),
@@ -229,12 +252,33 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
             "step": step,
             "sitting": sitting,
             "decay_from": decay_from,
-            "num_drawn": drawn_before + pool.num_drawn,
-        },
-        args.output_dir / "state.new",
-    )
-    (args.output_dir / "state.new").replace(state_path)
-    print(f"stopped at step {step}", flush=True)
+            "num_drawn": int(state["num_drawn"]) + pool.num_drawn * ranks.count,
+        }
+        torch.save(state, args.output_dir / "state.new")
+        (args.output_dir / "state.new").replace(args.output_dir / "state.pt")
+        print(f"stopped at step {step}", flush=True)
+    ranks.leave()
+
+
+def _state(args: argparse.Namespace) -> dict[str, Any]:
+    """Where an earlier sitting stopped, or exported weights to begin with, or nothing."""
+    if (args.output_dir / "state.pt").exists():
+        return dict(torch.load(args.output_dir / "state.pt", map_location="cpu", weights_only=True))
+    state: dict[str, Any] = {"step": 0, "sitting": -1, "decay_from": None, "num_drawn": 0}
+    if args.weights:
+        known = Qwen2VLForConditionalGeneration.from_pretrained(args.weights, dtype=torch.float32)
+        state["model"] = known.state_dict()
+        state["sitting"] = 99  # pictures that the weights have not seen
+    return state
+
+
+def _compile(model: Any, heads: DenseHeads) -> None:
+    torch._dynamo.config.recompile_limit = 64
+    for block in [*model.model.visual.blocks, *model.model.language_model.layers]:
+        if block is heads.tapped:  # its hook stays outside
+            block.forward = torch.compile(block.forward, dynamic=True)
+        else:
+            block.compile(dynamic=True)
 
 
 def _optimizer(model: Any, heads: DenseHeads, train: dict[str, Any]) -> torch.optim.Optimizer:
@@ -264,6 +308,7 @@ def _loop(
     pool: Pool,
     recipe: dict[str, Any],
     log: Any,
+    ranks: Ranks,
     *,
     step: int,
     stop_step: int,
@@ -272,16 +317,24 @@ def _loop(
 ) -> int:
     settings = recipe["train"]
     images, losses, since = 0, [], time.monotonic()
-    while step < stop_step and time.monotonic() < deadline:
+    gradient = one_gradient(p for group in optimizer.param_groups for p in group["params"])
+    own = model.state_dict()
+    followed = [name for name in average if own[name].is_floating_point()]
+    while step < stop_step:
+        if step % 20 == 0 and ranks.anyone(time.monotonic() > deadline, gradient.device):
+            break
         for group in optimizer.param_groups:
             group["lr"] = rate_of(step, settings, decay_from) * group["scale"]
         shape, batch = next(batches)
         loss = forward(shape, batch)
         (loss[0] + settings["dense_weight"] * (loss[1] + loss[2])).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        ranks.average(gradient)
+        gradient *= (1 / (gradient.norm() + 1e-6)).clamp(max=1)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        _follow(average, model, min(settings["ema"], (1 + step) / (10 + step)))
+        gradient.zero_()
+        with torch.no_grad():  # exponential average of the weights
+            keep = min(settings["ema"], (1 + step) / (10 + step))
+            torch._foreach_lerp_([average[n] for n in followed], [own[n] for n in followed], 1 - keep)
         step += 1
         images += len(batch["lengths"])
         losses.append(loss.detach())
@@ -297,30 +350,29 @@ def _loop(
                     )
                 ),
                 "steps_per_second": round(len(losses) / seconds, 2),
-                "images_per_second": round(images / seconds),
-                "drawn": pool.num_drawn,
+                "images_per_second": round(images * ranks.count / seconds),
+                "drawn": pool.num_drawn * ranks.count,
                 "rate": optimizer.param_groups[0]["lr"],
             }
-            print(json.dumps(line), flush=True)
-            print(json.dumps(line), file=log, flush=True)
+            if log is not None:
+                print(json.dumps(line), flush=True)
+                print(json.dumps(line), file=log, flush=True)
             images, losses, since = 0, [], time.monotonic()
     return step
 
 
-@torch.no_grad()
-def _follow(average: dict[str, torch.Tensor], model: Any, keep: float) -> None:
-    """Exponential average of the weights."""
-    own = model.state_dict()
-    names = [name for name in average if average[name].is_floating_point()]
-    torch._foreach_lerp_([average[n] for n in names], [own[n] for n in names], 1 - keep)
-
-
 def export(recipe: dict[str, Any], run: Path, folder: Path) -> None:
-    """The averaged weights in bf16, the processor and the contract, as a folder that transformers opens."""
-    state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+    """The averaged weights in bf16, the processor and the contract, as a folder that transformers opens.
+
+    Of a run that has not begun these are random weights: what a comparison with the trained ones starts from.
+    """
     processor = processor_for(recipe)
     model = build_model(recipe, processor)
-    model.load_state_dict(state["average"])
+    step = 0
+    if (run / "state.pt").exists():
+        state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+        model.load_state_dict(state["average"])
+        step = state["step"]
     folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="12MB")
     processor.save_pretrained(folder)
@@ -328,7 +380,7 @@ def export(recipe: dict[str, Any], run: Path, folder: Path) -> None:
     limits = recipe["pixels"]["min"], recipe["pixels"]["max"]
     contract = Contract("qwen2_vl", codec.describe(), *limits, labels=("nutrition-table",), max_new_tokens=512)
     contract.save(folder)
-    print(f"step {state['step']}: {sum(p.numel() for p in model.parameters()):,} parameters into {folder}")
+    print(f"step {step}: {sum(p.numel() for p in model.parameters()):,} parameters into {folder}")
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def _stack(shape: str, images: list[Any], views: list[Any], tokens: list[Any], b
         shape,
         torch.from_numpy(np.stack(images)),
         torch.from_numpy(np.array(views)).float(),
-        torch.nn.utils.rnn.pad_sequence(rows, True, pad).reshape(*size, -1),
+        torch.nn.utils.rnn.pad_sequence(rows, True, pad).reshape(*size, -1).to(torch.int16),
         torch.tensor([len(row) for row in rows]).reshape(size),
         torch.tensor([start for views_of in tokens for _, start in views_of]).reshape(size),
         torch.from_numpy(np.array(boxes)),
@@ -211,14 +211,19 @@ def start_workers(processor: Any, data: dict[str, Any], first_seed: int, num_wor
 
 
 class Pool:
-    """The newest pictures of each shape on the GPU; filled by a thread, oldest overwritten."""
+    """The newest pictures of each shape on the GPU; filled by a thread, oldest overwritten.
 
-    FIELDS = ("images", "views", "input_ids", "lengths", "answer_starts", "boxes")
+    Lengths stay on the CPU, where batches are put together.
+    """
+
+    FIELDS = ("images", "views", "input_ids", "boxes")
 
     def __init__(self, data: dict[str, Any], device: torch.device, pad: int) -> None:
         total = sum(data["shapes"].values())
-        self.device, self.lock, self.num_drawn = device, threading.Lock(), 0
+        self.device, self.pad, self.num_drawn = device, pad, 0
+        self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.store: dict[str, dict[str, torch.Tensor]] = {}
+        self.lengths: dict[str, np.ndarray] = {}  # [n, V, 2] where the answer starts, and the whole length
         self.filled: dict[str, int] = {}
         for shape, weight in data["shapes"].items():
             rows, columns = (int(side) for side in shape.split("x"))
@@ -227,67 +232,83 @@ class Pool:
                 "images": ((size, rows * TILE, columns * TILE, 3), torch.uint8),
                 "views": ((size, data["views"], 4), torch.float32),
                 "input_ids": ((size, data["views"], data["max_tokens"]), torch.int16),
-                "lengths": ((size, data["views"]), torch.int32),
-                "answer_starts": ((size, data["views"]), torch.int32),
                 "boxes": ((size, data["views"], MAX_BOXES, 4), torch.float32),
             }
             self.store[shape] = {name: torch.zeros(s, dtype=t, device=device) for name, (s, t) in kinds.items()}
             self.store[shape]["input_ids"].fill_(pad)
+            self.lengths[shape] = np.zeros((size, data["views"], 2), np.int64)
             self.filled[shape] = 0
-        self.pad = pad
 
     def add(self, chunk: Chunk) -> None:
         """Put a chunk in, over the oldest of its shape."""
         store = self.store[chunk.shape]
-        size, count = len(store["lengths"]), len(chunk.lengths)
-        with self.lock:
-            at = self.filled[chunk.shape] % size
-            for name in self.FIELDS:
-                values = getattr(chunk, name)
-                if name == "input_ids":
-                    values = F.pad(values, (0, store[name].shape[-1] - values.shape[-1]), value=self.pad)
-                store[name][at : at + count] = values.to(self.device, store[name].dtype)
-            self.filled[chunk.shape] += count
-            self.num_drawn += count
+        size, count = len(store["images"]), len(chunk.images)
+        at = self.filled[chunk.shape] % size
+        for name, values in self._moved(chunk).items():
+            if name == "input_ids":
+                values = F.pad(values, (0, store[name].shape[-1] - values.shape[-1]), value=self.pad)
+            store[name][at : at + count] = values
+        self.lengths[chunk.shape][at : at + count] = torch.stack([chunk.answer_starts, chunk.lengths], -1).numpy()
+        self.filled[chunk.shape] += count
+        self.num_drawn += count
+
+    def _moved(self, chunk: Chunk) -> dict[str, torch.Tensor]:
+        """The chunk's fields on the device; the slow way there is beside the stream that trains."""
+        values = {name: getattr(chunk, name) for name in self.FIELDS}
+        if self.side is None:
+            return values
+        with torch.cuda.stream(self.side):
+            moved = {name: value.to(self.device) for name, value in values.items()}
+            self.side.synchronize()
+        for value in moved.values():
+            value.record_stream(torch.cuda.default_stream(self.device))
+        return moved
 
     def follow(self, chunks: Iterator[Chunk]) -> None:
         """Take chunks from the workers for ever, in a thread."""
 
         def work() -> None:
+            if self.side is not None:
+                torch.cuda.set_device(self.device)
             for chunk in chunks:
                 self.add(chunk)
 
         threading.Thread(target=work, daemon=True).start()
 
-    def batches(self, rng: np.random.Generator, batch_tokens: int) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    def batches(self, rng: np.random.Generator, batch_tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """For ever: a shape, and stored pictures of it with about the same length."""
         while True:
             shapes = [shape for shape, filled in self.filled.items() if filled > 0]
-            weights = np.array([len(self.store[s]["lengths"]) for s in shapes], dtype=float)
+            weights = np.array([len(self.lengths[s]) for s in shapes], dtype=float)
             shape = str(rng.choice(shapes, p=weights / weights.sum()))
-            store = self.store[shape]
-            known = min(self.filled[shape], len(store["lengths"]))
-            drawn = torch.from_numpy(rng.integers(0, known, 1024)).to(self.device)
-            view = torch.from_numpy(rng.integers(0, store["views"].shape[1], 1024)).to(self.device)
-            order = store["lengths"][drawn, view].argsort()
-            drawn, view = drawn[order], view[order]
-            lengths = store["lengths"][drawn, view].tolist()
+            starts_and_lengths = self.lengths[shape]
+            known = min(self.filled[shape], len(starts_and_lengths))
+            drawn = np.stack([rng.integers(0, known, 1024), rng.integers(0, starts_and_lengths.shape[1], 1024)])
+            drawn = drawn[:, starts_and_lengths[drawn[0], drawn[1], 1].argsort()]
+            lengths = starts_and_lengths[drawn[0], drawn[1], 1].tolist()
             batches, start = [], 0
-            while start < len(drawn):  # from short to long: as many as fit the budget of tokens
+            while start < len(lengths):  # from short to long: as many as fit the budget of tokens
                 end = start + 1
-                while end < len(drawn) and (end + 1 - start) * lengths[end] <= batch_tokens:
+                while end < len(lengths) and (end + 1 - start) * lengths[end] <= batch_tokens:
                     end += 1
-                batches.append(slice(start, end))
+                batches.append(drawn[:, start:end])
                 start = end
             for i in rng.permutation(len(batches)):
-                which, seen = drawn[batches[i]], view[batches[i]]
-                yield (
-                    shape,
-                    {
-                        "images": store["images"][which],
-                        **{name: store[name][which, seen] for name in self.FIELDS if name != "images"},
-                    },
-                )
+                yield shape, self._batch(shape, *batches[i])
+
+    def _batch(self, shape: str, which: np.ndarray, view: np.ndarray) -> dict[str, Any]:
+        """Fields of the pictures as tensors, and as numbers the first start of an answer and the longest row."""
+        places = self.lengths[shape][which, view]
+        both = torch.from_numpy(np.stack([which, view, places[:, 0], places[:, 1]])).to(self.device)
+        store = self.store[shape]
+        return {
+            "images": store["images"][both[0]],
+            **{name: store[name][both[0], both[1]] for name in self.FIELDS if name != "images"},
+            "answer_starts": both[2],
+            "lengths": both[3],
+            "answer_start": int(places[:, 0].min()),
+            "length": int(places[:, 1].max()),
+        }
 
 
 def shaken(batch: dict[str, torch.Tensor]) -> torch.Tensor:
