@@ -21,6 +21,8 @@ SMALL, LARGE = 5_000_000, 3_000_000_000
         pytest.param(["adapter.language=lora"], SMALL, ("lora", "frozen", "frozen"), id="small, lora asked for"),
         pytest.param(["adapter.language=full"], LARGE, ("full", "frozen", "frozen"), id="large, full asked for"),
         pytest.param(["adapter.vision=frozen"], SMALL, ("full", "frozen", "full"), id="small, vision frozen"),
+        pytest.param(["adapter.vision=lora"], SMALL, ("lora", "lora", "frozen"), id="small, lora on vision"),
+        pytest.param(["model.quantize=nf4"], SMALL, ("lora", "frozen", "frozen"), id="small, 4 bits"),
     ],
 )
 def test_areas(overrides, num_parameters, areas):
@@ -31,9 +33,9 @@ def test_areas(overrides, num_parameters, areas):
 @pytest.mark.parametrize(
     ("num_parameters", "num_images", "device", "batch", "rate", "epochs", "checkpointing"),
     [
-        pytest.param(SMALL, 16, CPU, 8, 5e-4, 150, False, id="small, few images"),
-        pytest.param(SMALL, 3, CPU, 3, 5e-4, 300, False, id="batch no larger than the set"),
-        pytest.param(SMALL, 100_000, GPU, 32, 5e-4, 3, False, id="small, many images, GPU"),
+        pytest.param(SMALL, 16, CPU, 8, 2e-4, 150, False, id="small, few images"),
+        pytest.param(SMALL, 3, CPU, 3, 2e-4, 300, False, id="batch no larger than the set"),
+        pytest.param(SMALL, 100_000, GPU, 32, 2e-4, 3, False, id="small, many images, GPU"),
         pytest.param(LARGE, 1000, CPU, 1, 1e-4, 3, False, id="large on a CPU"),
         pytest.param(LARGE, 100, GPU, 4, 1e-4, 12, True, id="large, GPU"),
     ],
@@ -47,6 +49,25 @@ def test_training(num_parameters, num_images, device, batch, rate, epochs, check
     assert trainer.gradient_checkpointing is checkpointing
     assert config.evaluation.batch_size == max(8, batch)
     assert isinstance(config.data.num_workers, int)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rate"),
+    [
+        (["adapter.language=frozen", "adapter.vision=full"], 5e-5),
+        (["adapter.language=full"], 1e-5),
+        (["adapter.language=frozen", "adapter.vision=lora"], 1e-4),
+    ],
+    ids=["vision in full", "language in full", "lora on vision"],
+)
+def test_rates_of_large_models(overrides, rate):
+    config = auto.fit_areas(load_config(None, overrides), LARGE)
+    assert auto.fit_training(config, LARGE, 1000, GPU).trainer.learning_rate == rate
+
+
+def test_adapters_of_a_small_model_learn_at_a_higher_rate():
+    config = auto.fit_areas(load_config(None, ["adapter.language=lora"]), SMALL)
+    assert auto.fit_training(config, SMALL, 16, CPU).trainer.learning_rate == 1e-3
 
 
 def test_what_is_said_stays():
@@ -76,6 +97,39 @@ def test_pixels(own, fitted):
 )
 def test_dtype(wish, device, dtype):
     assert auto.frozen_dtype(load_config(None, [f"model.dtype={wish}"]), device) == dtype
+
+
+@pytest.mark.parametrize(
+    ("wish", "capabilities", "bf16"),
+    [
+        pytest.param("auto", {"avx512_bf16": True}, True, id="AVX-512 BF16"),
+        pytest.param("auto", {"amx_bf16": True, "avx512_bf16": False}, True, id="AMX"),
+        pytest.param("auto", {"avx512_f": True, "avx512_bf16": False}, False, id="no bf16"),
+        pytest.param("float32", {"avx512_bf16": True}, False, id="fp32 asked for"),
+        pytest.param("bfloat16", {}, True, id="bf16 asked for"),
+    ],
+)
+def test_bf16_on_a_cpu_that_is_fast_at_it(wish, capabilities, bf16, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert auto.use_bf16(load_config(None, [f"model.dtype={wish}"]), CPU) is bf16
+
+
+@pytest.mark.parametrize(
+    ("minutes", "pixels", "device", "batch"),
+    [
+        pytest.param(15, 313_600, CPU, 8, id="plenty"),
+        pytest.param(2, 313_600, CPU, 2, id="short: more steps of fewer images"),
+        pytest.param(2, 100_352, CPU, 6, id="short, small images"),
+        pytest.param(0.1, 313_600, CPU, 2, id="never one image alone"),
+        pytest.param(2, 313_600, GPU, 32, id="GPU"),
+    ],
+)
+def test_batch_within_a_budget_of_time(minutes, pixels, device, batch, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    config = load_config(None, [f"trainer.minutes={minutes}", f"model.max_pixels={pixels}"])
+    config = auto.fit_training(config, 10_000_000, 100, device)
+    assert config.trainer.per_device_train_batch_size == batch
 
 
 def test_answers_may_be_longer_than_the_longest_seen():
