@@ -7,9 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from boxtune.cli import inspect_gpu, inspect_model, inspect_tokens
 from boxtune.cli.options import Data, Format, OnError, OutputDir
 
 app = typer.Typer(help="Look at what is there, before anything is trained.", no_args_is_help=True)
+app.command("model")(inspect_model.command)
+app.command("tokens")(inspect_tokens.command)
+app.command("gpu")(inspect_gpu.command)
 
 
 @app.command("config")

@@ -21,6 +21,12 @@ OnError = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE ...]", help="Settings, e.g. adapter.language=lora.")
+]
+Quantize = Annotated[
+    Literal["none", "nf4"], typer.Option("--quantize", help="nf4: the language model in 4 bits, as r1 and r4 train it.")
+]
 Labels = Annotated[str | None, typer.Option("--labels", help="Names to look for, with commas: a,b.")]
 
 
@@ -50,3 +56,13 @@ def claim_output_dir(folder: Path) -> None:
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not an empty folder: choose another --output-dir, nothing is written over.")
+
+
+def tell_of_packed_base(quantized_base: dict[str, str] | None, quantize: str) -> None:
+    """Say so when an adapter answers on other weights than it was trained on."""
+    if quantized_base is not None and quantize == "none":
+        typer.echo(
+            "This adapter was trained on its base in 4 bits and is used on the unpacked one: close, but not the same. "
+            "--quantize nf4 uses it as it was trained.",
+            err=True,
+        )
