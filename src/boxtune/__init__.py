@@ -18,6 +18,9 @@ _HOMES = {
     "Detector": "boxtune.inference.detector",
     "Family": "boxtune.models.families",
     "Metrics": "boxtune.evaluation.metrics",
+    "RECIPES": "boxtune.config.recipes",
+    "Recipe": "boxtune.config.recipes",
+    "RecipeResult": "boxtune.training.recipes",
     "Sample": "boxtune.data.sample",
     "TrainResult": "boxtune.training.run",
     "convert_dataset": "boxtune.data.convert",
@@ -26,7 +29,8 @@ _HOMES = {
     "load_config": "boxtune.config.load",
     "load_dataset": "boxtune.data.dataset",
     "load_detector": "boxtune.inference.detector",
-    "train": "boxtune.training.run",
+    "run_recipe": "boxtune.training.recipes",
+    "train": "boxtune.training.recipes",
 }
 
 __all__ = ["__version__", *_HOMES]

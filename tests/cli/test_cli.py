@@ -15,10 +15,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from boxtune.cli import main
+from boxtune.config.recipes import RECIPES
 from boxtune.models.tiny import save_tiny
 from training.runs import SHORT, write_coco
 
-COMMANDS = ["quickstart", "train", "evaluate", "predict", "score", "convert", "merge", "inspect", "version"]
+COMMANDS = ["quickstart", "train", "evaluate", "predict", "score", "convert", "merge", "recipes", "inspect", "version"]
 TINY = "tiny:qwen2_vl"
 
 
@@ -48,7 +49,9 @@ def test_list_of_commands_is_whole(cli):
     assert code == 0
     assert [name for name in COMMANDS if name not in out] == []
     commands = [*main.app.registered_commands, *main.app.registered_groups]
-    assert {"quickstart", "train", "evaluate", "predict", "score", "convert", "merge"} <= {c.name for c in commands}
+    assert {"quickstart", "train", "evaluate", "predict", "score", "convert", "merge", "recipes"} <= {
+        c.name for c in commands
+    }
 
 
 @pytest.mark.parametrize("arguments", [[], ["inspect"]], ids=["boxtune", "boxtune inspect"])
@@ -238,6 +241,44 @@ def test_from_a_folder_to_boxes_on_pictures(cli, tmp_path):
     assert cli("merge", "--adapter", tmp_path / "o", "--output-dir", tmp_path / "m")[0] == 0
     assert cli(*asked, tmp_path / "m", "--output-dir", tmp_path / "e2", "--max-images", 1)[0] == 0
     assert json.loads((tmp_path / "e2" / "metrics.json").read_text())["num_images"] == 1
+
+
+def test_recipes_are_listed(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = cli("recipes")
+    assert code == 0
+    assert [name for name in RECIPES if name not in out] == []
+    code, out, _ = cli("recipes", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert set(rows) == set(RECIPES)
+    assert [stage["quantize"] for stage in rows["r3-two-stage"]["stages"]] == ["none", "nf4"]
+
+
+def test_a_recipe_from_data_to_a_merged_model(cli, tmp_path):
+    """Two stages, the second in 4 bits; a finished run says so; the merge may go into either base."""
+    pytest.importorskip("bitsandbytes")
+    data = write_coco(tmp_path / "c", 4)
+    home = tmp_path / "o"
+    short = [text for text in SHORT if "at_end" not in text and "max_steps" not in text]
+    told = ("--recipe", "r3-two-stage", "--data", data, "--output-dir", home, *short, "trainer.max_steps=1")
+    code, out, err = cli("train", *told)
+    assert code == 0, err
+    assert "after stage 1" in err
+    assert f"The model is in {home / 'stage-2-language'}" in out
+    code, _, err = cli("train", "--resume", "--output-dir", home)
+    assert code == 2
+    assert "stage-2-language is finished: raise" in err
+    code, out, err = cli("train", "--resume", "--output-dir", home, "trainer.max_steps=2")
+    assert (code, "Finished before" in err) == (0, True)
+    assert out.count("2 steps in") == 1
+    asked = ("evaluate", "--data", data, "--max-images", 1, "--model", home / "stage-2-language", "--output-dir")
+    assert "--quantize nf4 uses it as it was trained" in cli(*asked, tmp_path / "e1")[2]
+    assert "--quantize" not in cli(*asked, tmp_path / "e2", "--quantize", "nf4")[2]
+    merge = ("merge", "--adapter", home / "stage-2-language", "--output-dir")
+    assert cli(*merge, tmp_path / "m1")[0] == 0
+    code, out, _ = cli(*merge, tmp_path / "m2", "--base", "original", "--dtype", "bfloat16")
+    assert code == 0
+    assert json.loads((tmp_path / "m2" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 # ---- Ctrl-C ---------------------------------------------------------------------------------------------------------

@@ -44,6 +44,10 @@ def test_output_folders_differ():
         ("packed.yaml", "collator.batching", "packed"),
         ("lora/aggressive.yaml", "adapter.lora.rank", 64),
         ("lora/lightweight.yaml", "adapter.lora.rank", 8),
+        ("recipes/r1-llm-only.yaml", "recipe", "r1-llm-only"),
+        ("recipes/r2-vision-only.yaml", "recipe", "r2-vision-only"),
+        ("recipes/r3-two-stage.yaml", "recipe", "r3-two-stage"),
+        ("recipes/r4-joint.yaml", "recipe", "r4-joint"),
     ],
 )
 def test_variants_say_what_their_name_says(name: str, key: str, value: object):

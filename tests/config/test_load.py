@@ -119,7 +119,7 @@ def test_a_name_of_the_trainer_is_left_to_the_checks():
         ("data.val_fraction=1", ["data.val_fraction = 1", "less than 1"]),
         ("collator.labels=answers", ["collator.labels = 'answers'", "'assistant' or 'all_text'"]),
         ("model.max_pixels=big", ["model.max_pixels = 'big'", "valid integer", "'auto'"]),
-        ("adapter.vision=lora", ["adapter.vision = 'lora'", "'frozen' or 'full'"]),
+        ("adapter.vision=none", ["adapter.vision = 'none'", "'frozen', 'lora' or 'full'"]),
     ],
 )
 def test_a_wrong_value_says_key_origin_and_what_is_right(override: str, parts: list[str]):

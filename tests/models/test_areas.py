@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from boxtune.errors import ModelError
-from boxtune.models.areas import LowRank, bare_name, check_low_rank, prepare_for_training, summarize
+from boxtune.models.areas import (
+    LowRank,
+    bare_name,
+    check_low_rank,
+    prepare_for_training,
+    recompute_activations,
+    summarize,
+)
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.merge import probe_inputs
 
@@ -22,6 +29,8 @@ RECIPES = {
     "merger": {"vision": "frozen", "merger": "full", "language": "frozen"},
     "lora-and-merger": {"vision": "frozen", "merger": "full", "language": "lora"},
     "two-loras": {"vision": "lora", "merger": "frozen", "language": "lora"},
+    "merger-lora": {"vision": "frozen", "merger": "lora", "language": "frozen"},
+    "three-loras": {"vision": "lora", "merger": "lora", "language": "lora"},
 }
 each_family = pytest.mark.parametrize("model_type", FAMILIES)
 each_recipe = pytest.mark.parametrize("recipe", RECIPES)
@@ -96,6 +105,88 @@ def test_summary_counts_every_parameter_once(tiny, model_type):
     assert sum(row.num_parameters for row in rows.values()) == sum(p.numel() for p in model.parameters())
     low_rank = sum(p.numel() for n, p in model.named_parameters() if ".lora_" in n)
     assert {area: row.num_trainable for area, row in rows.items()} == {"vision": 0, "merger": 0, "language": low_rank}
+
+
+@each_family
+def test_summary_says_how_each_area_is_held(tiny, model_type):
+    model = prepared(tiny, model_type, "two-loras", torch.bfloat16)
+    rows = {row.area: row for row in summarize(model, family(model_type))}
+    assert {area: row.training for area, row in rows.items()} == {
+        "vision": "lora",
+        "merger": "frozen",
+        "language": "lora",
+    }
+    assert rows["merger"].dtypes == ("bfloat16",)
+    assert rows["vision"].dtypes == ("bfloat16", "float32")
+    for row in rows.values():
+        assert row.num_bytes == 2 * (row.num_parameters - row.num_low_rank) + 4 * row.num_low_rank
+    assert sum(row.num_tensors for row in rows.values()) == len(list(model.named_parameters()))
+    assert rows["vision"].num_trainable_tensors == sum(
+        ".visual." in name for name, p in model.named_parameters() if p.requires_grad
+    )
+
+
+@each_family
+def test_lora_reaches_every_linear_of_mergers_and_no_patch_embedding(tiny, model_type):
+    model = prepared(tiny, model_type, "three-loras")
+    wrapped = {bare_name(name.split(".lora_A.")[0]) for name, _ in model.named_parameters() if ".lora_A." in name}
+    bare = tiny(model_type)[0]
+    linears = {name for name, module in bare.named_modules() if isinstance(module, nn.Linear) and ".visual." in name}
+    assert {name for name in wrapped if ".visual." in name} == linears
+    assert not [name for name in wrapped if "patch_embed" in name]
+    if model_type.startswith("qwen3"):
+        assert {"model.visual.merger.linear_fc1", "model.visual.deepstack_merger_list.0.linear_fc2"} <= wrapped
+
+
+@pytest.mark.parametrize("shape", [{"use_dora": True}, {"use_rslora": True}], ids=["dora", "rslora"])
+def test_variants_of_lora(tiny, shape):
+    model = copy.deepcopy(tiny("qwen2_5_vl")[0])
+    low_rank = LowRank(rank=4, alpha=8, **shape)
+    model = prepare_for_training(model, family("qwen2_5_vl"), RECIPES["three-loras"], low_rank)
+    layer = next(m for m in model.modules() if hasattr(m, "lora_A") and isinstance(m.lora_A, nn.ModuleDict))
+    assert layer.scaling["default"] == (4.0 if "use_rslora" in shape else 2.0)
+    magnitudes = [name for name, _ in model.named_parameters() if "lora_magnitude_vector" in name]
+    assert bool(magnitudes) is ("use_dora" in shape)
+    step(model, probe_inputs(tiny("qwen2_5_vl")[1]))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("recipe", ["lora", "merger-lora", "merger", "two-loras", "everything"])
+@each_family
+def test_a_frozen_vision_tower_keeps_no_activations(tiny, model_type, recipe, checkpointing):
+    """Nothing that it computes hangs on a graph, so that no backward pass goes through it."""
+    model = prepared(tiny, model_type, recipe).train()
+    if checkpointing:
+        recompute_activations(model)
+    tower = next(module for name, module in model.named_modules() if name.endswith("model.visual"))
+    merger = next(module for name, module in model.named_modules() if name.endswith("model.visual.merger"))
+    graphs: dict[str, list[bool]] = {"blocks": [], "merger": []}
+    for block in (tower.patch_embed, *tower.blocks):
+        block.register_forward_hook(lambda m, i, output: graphs["blocks"].append(output.requires_grad))
+    merger.register_forward_hook(lambda m, i, output: graphs["merger"].append(output.requires_grad))
+    inputs = probe_inputs(tiny(model_type)[1])
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    trained = RECIPES[recipe]
+    assert any(graphs["blocks"]) is (trained["vision"] != "frozen")
+    assert any(graphs["merger"]) is (trained["vision"] != "frozen" or trained["merger"] != "frozen")
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("recipe", ["lora", "everything"])
+def test_recomputed_activations_give_the_same_gradients(tiny, recipe):
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)  # of the adapters
+        model = prepared(tiny, "qwen3_vl", recipe).train()
+        if checkpointing:
+            recompute_activations(model)
+            blocks = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+            assert blocks
+        inputs = probe_inputs(tiny("qwen3_vl")[1])
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], rtol=1e-4, atol=1e-7), name
 
 
 def test_nothing_to_train_is_refused(tiny):

@@ -14,7 +14,7 @@ from boxtune.models.areas import LowRank, prepare_for_training
 from boxtune.models.contract import default_contract
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.load import load_model
-from boxtune.models.merge import TOLERANCE, merge_adapter, probe_inputs
+from boxtune.models.merge import probe_inputs
 from boxtune.models.tiny import save_tiny
 
 LORA = {"vision": "frozen", "merger": "frozen", "language": "lora"}
@@ -178,55 +178,6 @@ def test_unknown_name_says_what_to_give(name):
         load_model(name)
     assert "\n" not in str(error.value)
     assert any(hint in str(error.value) for hint in ("hub id", "Did you mean 'qwen"))
-
-
-def test_merged_equals_adapter_and_opens_with_plain_transformers(adapter, tmp_path):
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    difference = merge_adapter(adapter, tmp_path / "merged")
-    assert difference <= 1e-5 < TOLERANCE
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(tmp_path / "merged")
-    ours = load_model(str(adapter))
-    expected = logits(ours.model, ours.processor)
-    assert torch.allclose(logits(model, processor), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
-    merged = load_model(str(tmp_path / "merged"))
-    assert (merged.contract, merged.trained_here) == (ours.contract, True)
-
-
-def test_merge_in_bf16_is_measured_too(adapter, tmp_path):
-    """bf16 keeps 8 bits of a weight, so the sum of base and update is rounded: refused where that shows."""
-    with pytest.raises(ModelError, match=r"do not use .*merged"):
-        merge_adapter(adapter, tmp_path / "merged", dtype=torch.bfloat16)
-    assert not (tmp_path / "merged" / "boxtune.json").exists()
-
-
-def test_merge_refuses_a_full_folder(adapter, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ModelError, match="not an empty folder"):
-        merge_adapter(adapter, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_merge_refuses_a_file_as_output(adapter, tmp_path):
-    (tmp_path / "merged").write_text("a file")
-    with pytest.raises(ModelError, match="not an empty folder"):
-        merge_adapter(adapter, tmp_path / "merged")
-
-
-def test_merge_refuses_a_full_model(base, tmp_path):
-    with pytest.raises(ModelError, match="holds no adapter"):
-        merge_adapter(base, tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
-
-
-def test_lost_update_is_noticed(adapter, tmp_path, monkeypatch):
-    """The proof is real: a merge that drops the adapter is refused."""
-    from peft import PeftModel
-
-    monkeypatch.setattr(PeftModel, "merge_and_unload", lambda self, **_: self.unload(), raising=False)
-    with pytest.raises(ModelError, match="differ from the adapter's"):
-        merge_adapter(adapter, tmp_path / "merged")
 
 
 def test_family_of_the_loaded_model(base):

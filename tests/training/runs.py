@@ -21,6 +21,7 @@ from boxtune.training.run import TrainResult, train
 SHORT = (
     "model.name=tiny:qwen2_vl",
     "model.max_pixels=12544",
+    "model.dtype=float32",  # runs are compared to rounding, and the default of a processor may be bf16
     "trainer.per_device_train_batch_size=2",
     "trainer.max_steps=4",
     "data.num_workers=0",

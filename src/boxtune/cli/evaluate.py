@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from boxtune.cli.options import BatchSize, Data, Device, Format, Labels, Model, OnError, OutputDir
+from boxtune.cli.options import BatchSize, Data, Device, Format, Labels, Model, OnError, OutputDir, Quantize
 
 
 def command(
@@ -22,13 +22,14 @@ def command(
     max_images: Annotated[int | None, typer.Option("--max-images", min=1, help="Only the first so many.")] = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
+    quantize: Quantize = "none",
     on_error: OnError = "refuse",
     json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
     """Score a model on a data set: metrics.json, predictions.json (COCO results) and the raw answers."""
     from rich.console import Console
 
-    from boxtune.cli.options import claim_output_dir, split_labels
+    from boxtune.cli.options import claim_output_dir, split_labels, tell_of_packed_base
     from boxtune.data.dataset import available_splits, load_dataset
     from boxtune.data.splits import UNSPLIT
     from boxtune.errors import DataError
@@ -46,7 +47,8 @@ def command(
     samples = load_dataset(data, None if undivided else split or "val", data_format, on_error, skipped)
     if max_images is not None:
         samples = samples.subset(range(min(max_images, len(samples))))
-    detector = load_detector(model, device, labels=split_labels(labels), batch_size=batch_size)
+    detector = load_detector(model, device, labels=split_labels(labels), batch_size=batch_size, quantize=quantize)
+    tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
     if not detector.labels:
         detector.labels = samples.labels
     evaluation = evaluate(detector, samples, console=Console(stderr=True), details=True)

@@ -14,7 +14,7 @@ import warnings
 import typer
 
 from boxtune import __version__
-from boxtune.cli import convert, evaluate, inspect, merge, predict, quickstart, score, train
+from boxtune.cli import convert, evaluate, inspect, merge, predict, quickstart, recipes, score, train
 from boxtune.errors import BoxtuneError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("predict")(predict.command)
 app.command("score")(score.command)
 app.command("convert")(convert.command)
 app.command("merge")(merge.command)
+app.command("recipes")(recipes.command)
 app.add_typer(inspect.app, name="inspect")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,13 +13,24 @@ from boxtune.cli.options import OutputDir
 def command(
     adapter: Annotated[Path, typer.Option("--adapter", help="Folder of a LoRA run.")],
     output_dir: OutputDir,
+    base: Annotated[
+        Literal["auto", "dequantized", "original"],
+        typer.Option("--base", help="Of an adapter trained on 4 bits: the rounded weights (auto), or the original."),
+    ] = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option("--dtype", help="Of the written weights.")
+    ] = "float32",
 ) -> None:
-    """Fold an adapter into its base model; says done only when both give the same logits."""
+    """Fold an adapter into its base model; says done only when both give the same logits.
+
+    The folder is a plain checkpoint: transformers and what is built on it open it.
+    """
+    import torch
     from rich.console import Console
 
     from boxtune.models.merge import merge_adapter
 
-    difference = merge_adapter(adapter, output_dir)
+    difference = merge_adapter(adapter, output_dir, base=base, dtype=getattr(torch, dtype))
     Console().print(
         f"Merged into {output_dir}; largest difference of logits {difference:.1e} of the largest logit.",
         highlight=False,

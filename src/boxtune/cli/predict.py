@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from boxtune.cli.options import BatchSize, Device, Labels, Model, OutputDir
+from boxtune.cli.options import BatchSize, Device, Labels, Model, OutputDir, Quantize
 
 
 def command(
@@ -18,17 +18,19 @@ def command(
     min_score: Annotated[float, typer.Option("--min-score", min=0, max=1, help="Leave out boxes below.")] = 0.0,
     batch_size: BatchSize = 8,
     device: Device = "auto",
+    quantize: Quantize = "none",
 ) -> None:
     """Find objects in pictures: writes each with its boxes drawn, and predictions.json."""
     from rich.console import Console
 
-    from boxtune.cli.options import claim_output_dir, split_labels
+    from boxtune.cli.options import claim_output_dir, split_labels, tell_of_packed_base
     from boxtune.inference.detector import load_detector
     from boxtune.inference.predict import find_images, predict_images
 
     claim_output_dir(output_dir)
     paths = find_images(image)
-    detector = load_detector(model, device, labels=split_labels(labels), batch_size=batch_size)
+    detector = load_detector(model, device, labels=split_labels(labels), batch_size=batch_size, quantize=quantize)
+    tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
     known = detector.loaded.contract.labels
     if strange := [label for label in detector.labels if known and label not in known]:
         typer.echo(f"The model was not taught {', '.join(strange)}; it knows {', '.join(known)}.", err=True)

@@ -18,6 +18,7 @@ def command(
     data: Annotated[str | None, typer.Option("--data", help="Folder, file, hub id or synthetic:NAME.")] = None,
     data_format: Format = None,
     model: Annotated[str | None, typer.Option("--model", help="Folder, hub id, `embedded`, `tiny:FAMILY`.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="What is trained, by name: `boxtune recipes`.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Budget of time the schedule ends in.")] = None,
     output_dir: Annotated[Path | None, typer.Option("--output-dir", help="New or empty folder.")] = None,
     on_error: Annotated[
@@ -39,6 +40,7 @@ def command(
         "data.format": data_format,
         "data.on_error": on_error,
         "model.name": model,
+        "recipe": recipe,
         "trainer.minutes": minutes,
         "output_dir": output_dir,
     }
@@ -47,7 +49,7 @@ def command(
         config = _config_of_run(output_dir)
     settings = load_config(config, [*named, *(overrides or [])])
 
-    from boxtune.training.run import train
+    from boxtune.training.recipes import train
 
     result = train(settings, resume=resume)
     if result.stopped_by is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from boxtune.config.recipes import stage_configs
 from boxtune.config.schema import Config
 from boxtune.errors import ConfigError, nearest
 
@@ -22,6 +23,9 @@ _ELSEWHERE = {
     "do_eval": "evaluation.at_end",
     "save_strategy": "trainer.save_steps",
     "save_only_model": "nothing: a checkpoint without optimizer cannot be resumed",
+    "activation_checkpointing": "trainer.gradient_checkpointing",
+    "activation_checkpointing_kwargs": "trainer.gradient_checkpointing (never reentrant)",
+    "gradient_checkpointing_kwargs": "trainer.gradient_checkpointing (never reentrant)",
     "push_to_hub": "nothing: push the finished folder with huggingface_hub",
     "logging_strategy": "logging.steps",
     "data_seed": "trainer.seed",
@@ -36,23 +40,43 @@ def check_config(config: Config) -> None:
         ConfigError: names both keys and the remedy.
     """
     check_names(config)
-    adapter, trainer, model = config.adapter, config.trainer, config.model
+    trainer, model = config.trainer, config.model
+    if config.recipe is None:
+        check_areas(config)
+    else:
+        for stage_config in stage_configs(config):
+            check_areas(stage_config)
     if config.data.path is None:
         raise ConfigError("No data: say --data FOLDER, or data.path in the configuration.")
     if trainer.minutes is not None and trainer.max_steps is not None:
         raise ConfigError("trainer.minutes and trainer.max_steps both end the run: give one of them.")
-    if adapter.language == adapter.vision == adapter.merger == "frozen":
-        raise ConfigError("adapter.language, .vision and .merger are all frozen: nothing would be trained.")
-    if adapter.language == "lora" and "full" in (adapter.vision, adapter.merger):
-        raise ConfigError(
-            "adapter.language=lora cannot be combined with adapter.vision=full or adapter.merger=full yet: "
-            "an adapter folder holds no full weights. Set adapter.language=full, or freeze the vision areas."
-        )
     smallest, largest = model.min_pixels, model.max_pixels
     if isinstance(smallest, int) and isinstance(largest, int) and smallest > largest:
         raise ConfigError(f"model.min_pixels={smallest} is more than model.max_pixels={largest}: swap them.")
     if config.collator.batching == "packed" and model.attention == "eager":
         raise ConfigError("collator.batching=packed needs model.attention=sdpa or flash_attention_2.")
+
+
+def check_areas(config: Config) -> None:
+    """Refuse what is asked of the areas where it cannot be trained or saved; also called with `auto` fitted.
+
+    Raises:
+        ConfigError: names both keys and the remedy.
+    """
+    areas = {area: getattr(config.adapter, area) for area in ("language", "vision", "merger")}
+    if set(areas.values()) == {"frozen"}:
+        raise ConfigError("adapter.language, .vision and .merger are all frozen: nothing would be trained.")
+    low_rank, full = ([area for area, how in areas.items() if how == wanted] for wanted in ("lora", "full"))
+    if full and config.model.quantize == "nf4":
+        raise ConfigError(
+            f"model.quantize=nf4 cannot be combined with adapter.{full[0]}=full: 4-bit weights are not trained, and a "
+            f"model is saved whole or not at all. Set adapter.{full[0]}=lora or frozen, or model.quantize=none."
+        )
+    if low_rank and full:
+        raise ConfigError(
+            f"adapter.{low_rank[0]}=lora cannot be combined with adapter.{full[0]}=full: an adapter folder holds no "
+            f"full weights. Set adapter.{full[0]}=lora or frozen, or train in two stages (recipe: r3-two-stage)."
+        )
 
 
 def check_names(config: Config) -> None:

@@ -25,7 +25,12 @@ class ModelConfig(Section):
     """Which model, and how it is loaded."""
 
     name: str = Field("embedded", description="Folder, hub id, adapter folder, `embedded`, or `tiny:FAMILY`.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of frozen weights; trained are fp32.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of frozen weights and of the arithmetic; trained weights are fp32."
+    )
+    quantize: Literal["auto", "none", "nf4"] = Field(
+        "auto", description="`nf4`: the language model's linears in 4 bits (LoRA only). auto: none, or the recipe's."
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1` …")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Attention implementation.")
     min_pixels: Count | Auto = Field("auto", description="Smaller images are enlarged to this area (px of the input).")
@@ -39,14 +44,18 @@ class LoraConfig(Section):
     rank: int = Field(16, ge=1, description="Width of the update; more can learn more.")
     alpha: int = Field(32, ge=1, description="Scale of the update: alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs left out at random.")
+    use_dora: bool = Field(False, description="Also train the length of each output's weights (DoRA); slower.")
+    use_rslora: bool = Field(False, description="Scale by alpha / √rank instead (rsLoRA), for high ranks.")
 
 
 class AdapterConfig(Section):
     """What is trained, area by area."""
 
     language: Literal["auto", "frozen", "lora", "full"] = Field("auto", description="Language model and its head.")
-    vision: Literal["auto", "frozen", "full"] = Field("auto", description="Blocks of the vision tower.")
-    merger: Literal["auto", "frozen", "full"] = Field("auto", description="From vision tower to language model.")
+    vision: Literal["auto", "frozen", "lora", "full"] = Field("auto", description="Blocks of the vision tower.")
+    merger: Literal["auto", "frozen", "lora", "full"] = Field(
+        "auto", description="From vision tower to language model."
+    )
     lora: LoraConfig = LoraConfig()
 
 
@@ -130,6 +139,7 @@ class Config(Section):
     """The whole run."""
 
     output_dir: str = Field("runs/train", description="New or empty folder for the run.")
+    recipe: str | None = Field(None, description="What is trained, by name: see `boxtune recipes`.")
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig = AdapterConfig()
     data: DataConfig = DataConfig()
@@ -138,3 +148,8 @@ class Config(Section):
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    def changed(self, section: str, **values: Any) -> Config:
+        """A copy with other values in one section; they are not validated again."""
+        part = getattr(self, section)
+        return self.model_copy(update={section: part.model_copy(update=values)})

@@ -17,6 +17,7 @@ from boxtune.errors import ConfigError
 from boxtune.grounding.codec import DecodeResult
 from boxtune.inference.decoding import Answer, generate
 from boxtune.models.load import LoadedModel, load_model
+from boxtune.models.quantize import Quantize
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,12 @@ def pick_device(wish: str | torch.device | None = None) -> torch.device:
 
 
 def load_detector(
-    model: str, device: str | torch.device | None = None, *, dtype: torch.dtype | None = None, **options: Any
+    model: str,
+    device: str | torch.device | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    quantize: Quantize = "none",
+    **options: Any,
 ) -> Detector:
     """A detector from a folder, a hub id, an adapter folder, `embedded` or `tiny:FAMILY`.
 
@@ -142,8 +148,9 @@ def load_detector(
         model: name of the model.
         device: None takes a GPU where there is one.
         dtype: of the weights; bf16 on a GPU and fp32 on the CPU by default.
+        quantize: `nf4` packs the language model into 4 bits, also that under an adapter.
         options: of `Detector`.
     """
     place = pick_device(device)
     dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
-    return Detector(load_model(model, dtype=dtype, device=place), **options)
+    return Detector(load_model(model, dtype=dtype, device=place, quantize=quantize), **options)

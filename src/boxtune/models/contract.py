@@ -30,6 +30,10 @@ class Contract:
         prompt, system: template and system message, None for the family's and the chat template's own.
         box_order: order of the boxes in an answer.
         max_new_tokens: longest answer to allow.
+        quantized_base: of an adapter that was trained on a 4-bit base: `{"method": "nf4", "dtype": dtype of the
+            weights before they were packed}`. The adapter loads on the unpacked base all the same; merging reads it.
+        base_weights: of an adapter that was trained on an earlier stage of a recipe: the fingerprint of that stage's
+            weights (see models/fingerprint.py).
     """
 
     model_type: str
@@ -41,6 +45,8 @@ class Contract:
     system: str | None = None
     box_order: str = "raster"
     max_new_tokens: int = 1024
+    quantized_base: dict[str, str] | None = None
+    base_weights: str | None = None
 
     @property
     def family(self) -> Family:

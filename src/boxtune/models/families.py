@@ -25,7 +25,6 @@ _AREAS = {
     "lm_head": r"lm_head\.",
 }
 _LANGUAGE_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-_VISION_BLOCKS = r"model\.visual\.blocks\.\d+\."
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class Family:
         model_type: as in the model's config.json.
         codec: how boxes are written in text.
         areas: area name → regex of the beginning of its parameters' names.
-        lora_targets: area name → regex that a module's whole name must match to be given LoRA weights.
+        lora_targets: area name → regex that a module's whole name must match to be given LoRA weights: the linear
+            layers of the area. Those of `language` are also what 4-bit loading packs (see models/quantize.py).
     """
 
     model_type: str
@@ -58,21 +58,27 @@ class Family:
         )
 
 
-def _row(model_type: str, codec: Codec, vision_linears: str) -> Family:
-    targets = {"language": _LANGUAGE_LINEARS, "vision": _VISION_BLOCKS + vision_linears}
-    return Family(model_type, codec, _AREAS, targets)
+def _row(model_type: str, codec: Codec, visual_linears: Mapping[str, str]) -> Family:
+    visual = {area: rf"model\.visual\.{pattern}" for area, pattern in visual_linears.items()}
+    return Family(model_type, codec, _AREAS, {"language": _LANGUAGE_LINEARS, **visual})
 
 
 _TOKENS_1000 = Codec(Relative1000(), TokenForm())
 _JSON_PIXELS = Codec(InputPixels(), JsonForm())
 _JSON_1000 = Codec(Relative1000(), JsonForm())
-_QWEN3_VISION = r"(attn\.(qkv|proj)|mlp\.linear_fc[12])"
+_QWEN2_MERGER = r"merger\.mlp\.[02]"
+_QWEN2_VISION = {"vision": r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])", "merger": _QWEN2_MERGER}
+_QWEN2_5_VISION = {"vision": r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)", "merger": _QWEN2_MERGER}
+_QWEN3_VISION = {
+    "vision": r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.linear_fc[12])",
+    "merger": r"(merger|deepstack_merger_list\.\d+)\.linear_fc[12]",
+}
 
 FAMILIES: dict[str, Family] = {
     row.model_type: row
     for row in (
-        _row("qwen2_vl", _TOKENS_1000, r"(attn\.(qkv|proj)|mlp\.fc[12])"),
-        _row("qwen2_5_vl", _JSON_PIXELS, r"(attn\.(qkv|proj)|mlp\.(gate|up|down)_proj)"),
+        _row("qwen2_vl", _TOKENS_1000, _QWEN2_VISION),
+        _row("qwen2_5_vl", _JSON_PIXELS, _QWEN2_5_VISION),
         _row("qwen3_vl", _JSON_1000, _QWEN3_VISION),
         # its experts are stacked tensors, not linears: LoRA reaches the attention of every layer
         _row("qwen3_vl_moe", _JSON_1000, _QWEN3_VISION),

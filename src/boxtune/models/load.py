@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,8 +21,10 @@ from boxtune.models.contract import (
     read_contract,
 )
 from boxtune.models.families import Family, family
+from boxtune.models.quantize import Quantize, check_precision, quantization_config, require_bitsandbytes, settle
 
 EMBEDDED = "embedded"
+RECIPE_FILE = "recipe.json"  # in a folder that holds the stages of a recipe
 # what transformers, peft and safetensors raise on files that are lost, cut or of another shape
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
@@ -58,6 +61,7 @@ def load_model(
     attention: str = "sdpa",
     trust_remote_code: bool = False,
     trainable: bool = False,
+    quantize: Quantize = "none",
 ) -> LoadedModel:
     """Load weights, processor and contract.
 
@@ -66,13 +70,17 @@ def load_model(
         dtype, device, attention: as in transformers.
         trust_remote_code: run code that comes with the model; off unless the user says so.
         trainable: an adapter stays open for further training.
+        quantize: `nf4` packs the language model's linear layers into 4 bits, the base's where it is an adapter. An
+            adapter that was trained so loads on the unpacked base unless told otherwise.
 
     Raises:
-        ModelError: no such model, no weights, another family, or a folder that contradicts itself.
+        ModelError: no such model, no weights, another family, a folder that contradicts itself, or no 4 bits here.
     """
     options = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": trust_remote_code}
+    if quantize == "nf4":
+        require_bitsandbytes(device)
     if name.startswith("tiny:"):
-        return _tiny(name, dtype, device)
+        return _tiny(name, options, device, quantize)
     folder = embedded_folder() if name == EMBEDDED else Path(name)
     if not name or (not folder.is_dir() and (folder.is_file() or not _may_be_hub_id(name))):
         raise ModelError(f"No model at '{name}': give a folder, a hub id (owner/name), `embedded` or `tiny:FAMILY`.")
@@ -80,10 +88,10 @@ def load_model(
     adapter_base = _base_of_adapter(folder)
     base = adapter_base or (EMBEDDED if name == EMBEDDED else str(folder if folder.is_dir() else name))
     if adapter_base is not None and adapter_base.startswith("tiny:"):
-        model = _tiny(adapter_base, dtype, device).model
+        model = _tiny(adapter_base, options, device, quantize).model
     else:
         base_path = str(embedded_folder()) if base == EMBEDDED else base
-        model = _from_pretrained(base_path, options).to(device)
+        model = _from_pretrained(base_path, options, device, quantize)
         model.name_or_path = base  # what an adapter's configuration will name, the same on every machine
     if adapter_base is not None:
         model = _with_adapter(model, folder, trainable)
@@ -118,6 +126,8 @@ def _refuse_unfinished(folder: Path) -> None:
     """A run's folder gets its weights at the end; until then they are in its checkpoints."""
     if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         return
+    if (folder / RECIPE_FILE).is_file() and (stages := sorted(folder.glob(f"stage-*/{FILE_NAME}"))):
+        raise ModelError(f"{folder} holds the stages of a recipe: name one, the last finished is {stages[-1].parent}.")
     checkpoints = sorted(folder.glob(f"checkpoint-*/{FILE_NAME}"), key=lambda path: path.stat().st_mtime)
     if checkpoints:
         raise ModelError(
@@ -134,6 +144,8 @@ def _base_of_adapter(folder: Path) -> str | None:
         base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not a PEFT adapter's configuration ({error}).") from None
+    if isinstance(base, str) and not Path(base).is_dir() and (moved := _moved_along(folder, base)):
+        return str(moved)
     known = isinstance(base, str) and (base == EMBEDDED or base.startswith("tiny:") or _may_be_hub_id(base))
     if not known and not (base and Path(base).is_dir()):
         raise ModelError(
@@ -143,26 +155,47 @@ def _base_of_adapter(folder: Path) -> str | None:
     return str(base)
 
 
+def _moved_along(folder: Path, base: str) -> Path | None:
+    """The stage of a recipe that an adapter was trained on, where the recipe's folder has another place now."""
+    for home in folder.absolute().parents[:2]:  # of a stage, of a checkpoint in it
+        if (home / RECIPE_FILE).is_file() and (home / Path(base).name / FILE_NAME).is_file():
+            return home / Path(base).name
+    return None
+
+
 def _may_be_hub_id(name: str) -> bool:
     """`owner/name`; but a name below a folder that is here was meant as a folder."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).parent.is_dir()
 
 
-def _tiny(name: str, dtype: torch.dtype, device: str | torch.device) -> LoadedModel:
+def _tiny(name: str, options: dict[str, Any], device: str | torch.device, quantize: Quantize) -> LoadedModel:
     from boxtune.models.tiny import build_tiny
 
     model, processor = build_tiny(name.removeprefix("tiny:"))
     contract = default_contract(model.config.model_type, processor)
+    if quantize == "none":
+        model = model.to(device, options["dtype"])
+    else:  # weights are packed while they are read
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            model = _from_pretrained(folder, options, device, quantize)
     model.name_or_path = name
-    return LoadedModel(model.to(device, dtype), processor, contract, False, name)
+    return LoadedModel(model, processor, contract, False, name)
 
 
-def _from_pretrained(name: str, options: dict[str, Any]) -> Any:
+def _from_pretrained(name: str, options: dict[str, Any], device: str | torch.device, quantize: Quantize) -> Any:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=options["trust_remote_code"])
-        family(config)  # a clear word before gigabytes are read
+        row = family(config)  # a clear word before gigabytes are read
+        if getattr(config, "quantization_config", None) is not None:
+            raise ModelError(
+                f"'{name}' holds weights that are quantised already: name the model that it was made from; "
+                "model.quantize=nf4 packs it while it is loaded."
+            )
+        if quantize == "nf4":
+            options = {**options, "quantization_config": quantization_config(row), "device_map": {"": str(device)}}
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name, config=config, use_safetensors=True, output_loading_info=True, **options
         )
@@ -173,7 +206,9 @@ def _from_pretrained(name: str, options: dict[str, Any]) -> Any:
     model, report = loaded
     if missing := sorted(report["missing_keys"]):  # transformers would go on with random weights
         raise ModelError(f"'{name}' lacks {len(missing)} of the model's weights, such as {missing[0]}: copy it again.")
-    return model
+    check_precision(model, row, quantize)
+    settle(model)
+    return model if quantize == "nf4" else model.to(device)
 
 
 def _processor(name: str, trust_remote_code: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import subprocess
 from importlib import metadata
@@ -10,13 +11,28 @@ from typing import Any
 
 from boxtune.data.dataset import DetectionDataset
 from boxtune.models.contract import Contract
+from boxtune.training.stages import StageMark
 
-_PACKAGES = ("boxtune", "torch", "torchvision", "transformers", "peft", "accelerate", "tokenizers", "numpy", "pillow")
+_PACKAGES = (
+    "boxtune",
+    "torch",
+    "torchvision",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "tokenizers",
+    "numpy",
+    "pillow",
+)
 
 
-def run_record(train_set: DetectionDataset, contract: Contract, base_model: str) -> dict[str, Any]:
+def run_record(
+    train_set: DetectionDataset, contract: Contract, base_model: str, stage: StageMark | None = None
+) -> dict[str, Any]:
     """JSON-ready facts about a run."""
     return {
+        **({} if stage is None else {"stage": dataclasses.asdict(stage)}),
         "base_model": base_model,
         "model_type": contract.model_type,
         "data": {

@@ -53,6 +53,24 @@ def claim_output_dir(output_dir: Path, resume: bool) -> Path | None:
     return checkpoint
 
 
+def check_settings(saved: Path, config: Config, run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Refuse other settings than those saved in a folder; returns both, flat. `auto` agrees with what was fitted.
+
+    Raises:
+        ConfigError: names the setting and both values.
+    """
+    before = dict(flatten(load_config(saved / CONFIG_FILE).model_dump()))
+    now = dict(flatten(config.model_dump()))
+    for key in sorted(before.keys() | now.keys()):
+        if key in _FREE_KEYS or key.split(".")[0] in _FREE_SECTIONS or now.get(key) in (before.get(key), "auto"):
+            continue
+        raise ConfigError(
+            f"{key} is {now.get(key)}, but the run in {run} was made with {before.get(key)}: "
+            "leave it as it was, or start a new run in another --output-dir."
+        )
+    return before, now
+
+
 def check_unchanged(checkpoint: Path, config: Config, record: dict[str, Any]) -> None:
     """Refuse to go on with other settings or other data than the checkpoint was made with.
 
@@ -60,17 +78,10 @@ def check_unchanged(checkpoint: Path, config: Config, record: dict[str, Any]) ->
         ConfigError: names the setting and both values.
         DataError: the data set holds something else now.
     """
-    before = dict(flatten(load_config(checkpoint / CONFIG_FILE).model_dump()))
-    now = dict(flatten(config.model_dump()))
-    for key in sorted(before.keys() | now.keys()):
-        if key in _FREE_KEYS or key.split(".")[0] in _FREE_SECTIONS or before.get(key) == now.get(key):
-            continue
-        raise ConfigError(
-            f"{key} is {now.get(key)}, but the run in {checkpoint.parent} was made with {before.get(key)}: "
-            "leave it as it was, or start a new run in another --output-dir."
-        )
-    fingerprint = json.loads((checkpoint / RUN_FILE).read_text(encoding="utf-8"))["data"]["fingerprint"]
-    if fingerprint != record["data"]["fingerprint"]:
+    before, now = check_settings(checkpoint, config, checkpoint.parent)
+    made = json.loads((checkpoint / RUN_FILE).read_text(encoding="utf-8"))
+    _check_stage(checkpoint.parent, made.get("stage"), record.get("stage"))
+    if made["data"]["fingerprint"] != record["data"]["fingerprint"]:
         raise DataError(
             f"The training data is not what {checkpoint} was trained on (other images, boxes or labels): bring the old "
             "data back, or start a new run in another --output-dir."
@@ -80,4 +91,17 @@ def check_unchanged(checkpoint: Path, config: Config, record: dict[str, Any]) ->
         raise ConfigError(
             f"The run in {checkpoint.parent} is finished: raise {' or '.join(_LENGTH_KEYS)} to go on with it, or train "
             f"its result in a new folder with --model {checkpoint.parent}."
+        )
+
+
+def _check_stage(run: Path, before: dict[str, Any] | None, now: dict[str, Any] | None) -> None:
+    if before is not None and now is None:
+        raise ConfigError(
+            f"{run} is stage {before['number']} of a run of {before['recipe']}: go on with the whole run by "
+            f"boxtune train --resume --output-dir {run.parent}."
+        )
+    if before != now:
+        raise ConfigError(
+            f"{run} was trained on another result of the stage before, or is no stage of this run: put it back, "
+            "or start again in another --output-dir."
         )

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from boxtune.collators.batch import Collator
 from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import check_lengths, longest_answer, num_image_tokens
-from boxtune.config.checks import check_config
+from boxtune.config.checks import check_areas, check_config
 from boxtune.config.load import to_yaml
+from boxtune.config.recipes import stage_configs
 from boxtune.config.schema import Config
 from boxtune.data.conversation import ConversationStyle
 from boxtune.data.dataset import DetectionDataset, available_splits, load_dataset
@@ -28,25 +29,24 @@ from boxtune.errors import BoxtuneError, ConfigError, DataError
 from boxtune.evaluation.evaluate import check_labels, evaluate, write_evaluation
 from boxtune.evaluation.metrics import Metrics
 from boxtune.inference.detector import Detector, pick_device
-from boxtune.models.areas import LowRank, prepare_for_training, summarize
+from boxtune.models.areas import AreaSummary, LowRank, num_parameters, prepare_for_training, recompute_activations
+from boxtune.models.attention import use_matmul_attention
 from boxtune.models.contract import Contract, pixel_limits, set_pixel_limits
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.training import auto
+from boxtune.training.arguments import training_arguments
+from boxtune.training.callbacks.audit import AuditCallback
 from boxtune.training.callbacks.checkpoints import CheckpointCallback, write_run_files
 from boxtune.training.callbacks.divergence import DivergenceCallback
 from boxtune.training.callbacks.interrupt import InterruptCallback
 from boxtune.training.callbacks.progress import ProgressCallback
 from boxtune.training.clock import RunClock, rate_factor
 from boxtune.training.failures import explained
+from boxtune.training.preflight import check_model, describe
 from boxtune.training.record import run_record
 from boxtune.training.resume import check_unchanged, claim_output_dir
+from boxtune.training.stages import StageMark, write_result
 from boxtune.training.trainer import DetectionTrainer
-
-# reentrant checkpointing needs gradients at the inputs, which would send a backward pass through a frozen vision tower
-_CHECKPOINTING: dict[str, Any] = {
-    "gradient_checkpointing": True,
-    "gradient_checkpointing_kwargs": {"use_reentrant": False},
-}
 
 
 @dataclass(frozen=True)
@@ -69,32 +69,36 @@ class TrainResult:
     stopped_by: int | None = None
 
 
-def train(config: Config, *, resume: bool = False, console: Console | None = None) -> TrainResult:
-    """Fine-tune a model as the configuration says, and evaluate it.
+def train(
+    config: Config, *, resume: bool = False, console: Console | None = None, stage: StageMark | None = None
+) -> TrainResult:
+    """Fine-tune a model as the configuration says, and evaluate it: one run.
+
+    Args:
+        config: its recipe, if any, has one stage; `boxtune.training.recipes` runs those with several.
+        resume: go on with the run in the output folder.
+        console: what is said goes there; stderr by default.
+        stage: which stage of a recipe this run is; goes into its record.
 
     Raises:
         BoxtuneError: anything in the configuration, the data, the model or the disk that the user can mend.
     """
     console = console or Console(stderr=True)
     check_config(config)
+    config = _only_stage(config)
     output_dir = Path(config.output_dir)
     checkpoint = claim_output_dir(output_dir, resume)
     set_seed(config.trainer.seed)
     train_set, val_set = load_data(config, console)
     device = pick_device(config.model.device)
     config, loaded = _load(config, device)
-    config, collator, contract = _fit(config, loaded, train_set, device)
+    config, collator, contract = _fit(config, loaded, train_set, device, stage)
     _check_shapes(collator.encoder, train_set, val_set)
     if val_set is not None:
         check_labels(contract.labels, val_set, console)
-    model = prepare_for_training(
-        loaded.model,
-        loaded.family,
-        {area: getattr(config.adapter, area) for area in ("vision", "merger", "language")},
-        LowRank(**config.adapter.lora.model_dump()),
-    )
-    _say(console, config, model, loaded, train_set, val_set)
-    record = run_record(train_set, contract, loaded.base)
+    model, rows = _prepare(config, loaded)
+    describe(console, config, rows, loaded, train_set, val_set)
+    record = run_record(train_set, contract, loaded.base, stage)
     if checkpoint is not None:
         check_unchanged(checkpoint, config, record)
     with _explained(output_dir):
@@ -107,30 +111,47 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
             raise
         raise ConfigError(f"transformers refuses a setting of trainer or logging: {error}") from error
     _run(trainer, checkpoint, output_dir)
-    result = TrainResult(
-        output_dir,
-        trainer.state.global_step,
-        trainer.clock.seconds,
-        tuple((int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row),
-        None,
-        interrupt.received,
-    )
+    result = _result(trainer, output_dir, interrupt.received)
     if interrupt.received is not None:
-        name = signal.Signals(interrupt.received).name
-        console.print(
-            f"Stopped by {name}. Go on with: boxtune train --resume --output-dir {output_dir}", soft_wrap=True
-        )
+        name, home = signal.Signals(interrupt.received).name, output_dir if stage is None else output_dir.parent
+        console.print(f"Stopped by {name}. Go on with: boxtune train --resume --output-dir {home}", soft_wrap=True)
         return result
-    _save_model(trainer, contract, output_dir, to_yaml(config), record)
+    _save_model(trainer, contract, output_dir, to_yaml(config), record, stage)
     if not config.evaluation.at_end or val_set is None:
         return result
     trained = dataclasses.replace(loaded, model=trainer.model, contract=contract, trained_here=True)
+    return dataclasses.replace(result, metrics=_evaluate_at_end(config, trained, val_set, console))
+
+
+def _only_stage(config: Config) -> Config:
+    stages = stage_configs(config)
+    if len(stages) > 1:
+        raise ConfigError(f"recipe={config.recipe} has {len(stages)} stages: start it by boxtune.run_recipe.")
+    return stages[0]
+
+
+def _prepare(config: Config, loaded: LoadedModel) -> tuple[Any, list[AreaSummary]]:
+    """The model with its areas frozen, open or wrapped, and what that came to."""
+    training = {area: getattr(config.adapter, area) for area in ("vision", "merger", "language")}
+    model = prepare_for_training(loaded.model, loaded.family, training, LowRank(**config.adapter.lora.model_dump()))
+    if config.trainer.gradient_checkpointing:
+        recompute_activations(model)
+    return model, check_model(model, loaded.family, training)
+
+
+def _result(trainer: DetectionTrainer, output_dir: Path, stopped_by: int | None) -> TrainResult:
+    state = trainer.state
+    losses = tuple((int(row["step"]), float(row["loss"])) for row in state.log_history if "loss" in row)
+    return TrainResult(output_dir, state.global_step, trainer.clock.seconds, losses, None, stopped_by)
+
+
+def _evaluate_at_end(config: Config, trained: LoadedModel, val_set: DetectionDataset, console: Console) -> Metrics:
     detector = Detector(trained, batch_size=int(config.evaluation.batch_size))
     limit = config.evaluation.max_images
     held = val_set if limit is None else val_set.subset(range(min(limit, len(val_set))))
     evaluation = evaluate(detector, held, console=console, details=True)
-    write_evaluation(output_dir, evaluation)
-    return dataclasses.replace(result, metrics=evaluation.metrics)
+    write_evaluation(Path(config.output_dir), evaluation)
+    return evaluation.metrics
 
 
 def load_data(config: Config, console: Console) -> tuple[DetectionDataset, DetectionDataset | None]:
@@ -198,29 +219,34 @@ def _augmented(config: Config, train_set: DetectionDataset) -> Sequence[Sample]:
 
 
 def _load(config: Config, device: torch.device) -> tuple[Config, LoadedModel]:
+    config = auto.fit_quantize(config)
     loaded = load_model(
         config.model.name,
         dtype=auto.frozen_dtype(config, device),
         device=device,
         attention=config.model.attention,
         trust_remote_code=config.model.trust_remote_code,
+        quantize="nf4" if config.model.quantize == "nf4" else "none",
     )
     if hasattr(loaded.model, "peft_config"):
         raise ConfigError(
             f"model.name={config.model.name} is an adapter: merge it first (boxtune merge), then train the merged "
             "folder; or go on with its own run by --resume."
         )
+    if device.type == "cpu" and config.model.attention == "sdpa" and auto.use_bf16(config, device):
+        use_matmul_attention(loaded.model)
     config = auto.fit_pixels(config, pixel_limits(loaded.processor))
     set_pixel_limits(loaded.processor, int(config.model.min_pixels), int(config.model.max_pixels))
     return config, loaded
 
 
 def _fit(
-    config: Config, loaded: LoadedModel, train_set: DetectionDataset, device: torch.device
+    config: Config, loaded: LoadedModel, train_set: DetectionDataset, device: torch.device, stage: StageMark | None
 ) -> tuple[Config, Collator, Contract]:
-    num_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    config = auto.fit_areas(config, num_parameters)
-    config = auto.fit_training(config, num_parameters, len(train_set), device)
+    size = num_parameters(loaded.model)
+    config = auto.fit_areas(config, size)
+    check_areas(config)
+    config = auto.fit_training(config, size, len(train_set), device)
     grounding = config.grounding
     style = ConversationStyle(
         loaded.family.codec, train_set.labels, grounding.prompt, grounding.system, grounding.box_order
@@ -230,9 +256,7 @@ def _fit(
     limit = config.evaluation.max_new_tokens
     if limit == "auto":
         limit = auto.fit_answer_length(longest_answer(encoder, train_set))
-        config = config.model_copy(
-            update={"evaluation": config.evaluation.model_copy(update={"max_new_tokens": limit})}
-        )
+        config = config.changed("evaluation", max_new_tokens=limit)
     contract = Contract(
         model_type=loaded.contract.model_type,
         boxes=loaded.family.codec.describe(),
@@ -243,8 +267,16 @@ def _fit(
         system=grounding.system,
         box_order=grounding.box_order,
         max_new_tokens=int(limit),
+        quantized_base=_quantized_base(config, device),
+        base_weights=None if stage is None else stage.base_weights,
     )
     return config, Collator(encoder, config.collator.labels, config.collator.batching), contract
+
+
+def _quantized_base(config: Config, device: torch.device) -> dict[str, str] | None:
+    if config.model.quantize != "nf4":
+        return None
+    return {"method": "nf4", "dtype": str(auto.frozen_dtype(config, device)).removeprefix("torch.")}
 
 
 def _trainer(
@@ -276,43 +308,12 @@ def _trainer(
             CheckpointCallback(
                 clock, contract, to_yaml(config), record, timed=timed, num_kept=settings.save_total_limit
             ),
+            AuditCallback(),
             DivergenceCallback(),
             ProgressCallback(clock, console, images_per_step),
         ],
     )
     return trainer, interrupt
-
-
-def training_arguments(config: Config) -> TrainingArguments:
-    """What transformers' Trainer is told."""
-    settings, device = config.trainer, pick_device(config.model.device)
-    loggers = [name for name, wanted in config.logging.model_dump().items() if wanted is True]
-    steps = settings.max_steps or -1
-    timed = settings.minutes is not None
-    return TrainingArguments(
-        output_dir=config.output_dir,
-        max_steps=10**7 if timed else steps,  # with a budget of time the clock ends the run
-        num_train_epochs=1 if timed else float(settings.num_train_epochs),
-        per_device_train_batch_size=int(settings.per_device_train_batch_size),
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=float(settings.learning_rate),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        save_strategy="no" if settings.save_steps == "auto" else "steps",
-        save_steps=500 if settings.save_steps == "auto" else settings.save_steps,
-        seed=settings.seed,
-        bf16=auto.use_bf16(config, device),
-        use_cpu=device.type == "cpu",
-        logging_steps=5 if config.logging.steps == "auto" else config.logging.steps,
-        report_to=loggers,
-        eval_strategy="no",
-        logging_nan_inf_filter=False,  # a loss that is no number is told, not replaced
-        dataloader_num_workers=int(config.data.num_workers),
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        **(_CHECKPOINTING if settings.gradient_checkpointing else {}),
-        **settings.passed_on,
-    )
 
 
 def _run(trainer: DetectionTrainer, checkpoint: Path | None, output_dir: Path) -> None:
@@ -344,39 +345,16 @@ def _printer() -> type:
 
 
 def _save_model(
-    trainer: DetectionTrainer, contract: Contract, output_dir: Path, config_yaml: str, record: dict[str, Any]
+    trainer: DetectionTrainer,
+    contract: Contract,
+    output_dir: Path,
+    config_yaml: str,
+    record: dict[str, Any],
+    stage: StageMark | None,
 ) -> None:
     with _explained(output_dir):
         trainer.save_model(str(output_dir))
-        contract.save(output_dir)
         write_run_files(output_dir, config_yaml, record)
-
-
-def _say(
-    console: Console,
-    config: Config,
-    model: Any,
-    loaded: LoadedModel,
-    train_set: DetectionDataset,
-    val_set: DetectionDataset | None,
-) -> None:
-    """One paragraph on what will be trained on what."""
-    areas = ", ".join(
-        f"{row.area} {row.num_trainable:,} of {row.num_parameters:,}" for row in summarize(model, loaded.family)
-    )
-    names = ", ".join(train_set.labels[:8]) + (" …" if len(train_set.labels) > 8 else "")
-    held = "none" if val_set is None else str(len(val_set))
-    settings = config.trainer
-    length = (
-        f"{settings.minutes:g} minutes"
-        if settings.minutes
-        else (f"{settings.max_steps} steps" if settings.max_steps else f"{settings.num_train_epochs:g} epochs")
-    )
-    console.print(
-        f"Data: {len(train_set)} images to train on, {held} to evaluate on; labels: {names}\n"
-        f"Model: {loaded.base} ({loaded.contract.model_type}); trained parameters: {areas}\n"
-        f"Run: {length}, batch {settings.per_device_train_batch_size}, rate {settings.learning_rate:g}, "
-        f"images up to {config.model.max_pixels} px, on {pick_device(config.model.device)}; into {config.output_dir}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        if stage is not None:
+            write_result(output_dir, stage)
+        contract.save(output_dir)  # last: it says that the folder is whole

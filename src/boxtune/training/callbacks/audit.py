@@ -1,0 +1,70 @@
+"""The first step's gradients are looked at once: whatever should learn gets one, whatever is frozen gets none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from boxtune.errors import ModelError
+
+
+class AuditCallback(TrainerCallback):
+    """Ends a run in its first step when an area does not learn, which no loss curve would tell."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Look at the gradients of the whole step, all of its batches together.
+
+        Raises:
+            ModelError: names the first parameters that are not as they should be.
+        """
+        if self.done:
+            return
+        self.done = True
+        if not (args.deepspeed or args.fsdp):  # these hold gradients elsewhere
+            check_gradients(model, new=state.global_step == 0)
+
+
+def check_gradients(model: Any, *, new: bool) -> None:
+    """Every trained parameter has a gradient, no frozen one has.
+
+    Args:
+        model: after the backward pass of a step.
+        new: nothing was trained yet. A gradient of zeros is then as bad as none, but for LoRA's A: its gradient passes
+            through B, which starts at zero. (Later, or where all are zero, there may be nothing left to learn.)
+
+    Raises:
+        ModelError: names the first parameters that are not as they should be.
+    """
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if missing := [name for name, parameter in trained if parameter.grad is None]:
+        raise ModelError(
+            f"{_some(missing)} of {len(trained)} got no gradient in the first step: nothing that the loss sees goes "
+            "through them. Freeze their area (adapter.…=frozen), or report the model family."
+        )
+    leaking = [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
+    if leaking:
+        raise ModelError(f"{_some(leaking)} got a gradient in the first step although frozen: report this.")
+    if not new:
+        return
+    due = [(name, parameter.grad) for name, parameter in trained if ".lora_A." not in name]
+    if not due:
+        return
+    learning = torch.stack([gradient.count_nonzero() for _, gradient in due]).tolist()  # one wait for the GPU
+    silent = [name for (name, _), count in zip(due, learning, strict=True) if not count]
+    if 0 < len(silent) < len(due):
+        raise ModelError(
+            f"{_some(silent)} of {len(trained)} got a gradient of zeros in the first step: they would never learn. "
+            "Freeze their area (adapter.…=frozen), or report the model family."
+        )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return f"{len(names)} parameters ({shown}{' …' if len(names) > 3 else ''})"

@@ -1,0 +1,107 @@
+"""The last look before the first step: what is trained is what was asked for, and the user is shown it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from boxtune.config.schema import Config
+from boxtune.data.dataset import DetectionDataset
+from boxtune.errors import ModelError
+from boxtune.inference.detector import pick_device
+from boxtune.models.areas import AreaSummary, Training, summarize, with_head
+from boxtune.models.families import Family
+from boxtune.models.load import LoadedModel
+from boxtune.models.quantize import is_4bit
+from boxtune.training.auto import use_bf16
+
+
+def check_model(model: Any, family: Family, training: Mapping[str, Training]) -> list[AreaSummary]:
+    """Compare every parameter with what was declared for its area; returns the areas.
+
+    Args:
+        model: as it will be trained.
+        family: its row.
+        training: area → what was declared, for `vision`, `merger` and `language` (with `lm_head`).
+
+    Raises:
+        ModelError: a rule that matched nothing or too little, trained weights or LoRA in a frozen area, 4-bit weights
+            that should be trained, trained weights that are not fp32.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and is_4bit(parameter):
+            raise ModelError(
+                f"'{name}' holds 4-bit weights, which no step can change: use LoRA, or model.quantize=none."
+            )
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            raise ModelError(f"'{name}' is to be trained as {parameter.dtype}, whose rounding swallows small updates.")
+    rows = summarize(model, family)
+    found = {row.area: row for row in rows}
+    for area, declared in with_head(training).items():
+        row = found.get(area, AreaSummary(area))
+        if area == "lm_head" and area not in found:  # tied: its weight is the embedding's
+            continue
+        if row.training == declared and (declared == "lora" or not row.num_low_rank):
+            continue
+        untouched = row.training == "frozen" and not row.num_low_rank
+        what = "nothing of it is trained" if untouched else f"it is {row.training}"
+        raise ModelError(
+            f"adapter.{area}={declared}, but {what} ({row.num_trainable:,} of {row.num_parameters:,} parameters, "
+            f"{row.num_low_rank:,} of LoRA): the rules for {family.model_type} in models/families.py do not fit."
+        )
+    return rows
+
+
+def areas_table(rows: Sequence[AreaSummary]) -> Table:
+    """What is trained, area by area, as a table for the terminal."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("area")
+    table.add_column("training")
+    for title in ("tensors", "parameters", "trained"):
+        table.add_column(title, justify="right")
+    table.add_column("held as")
+    table.add_column("MB", justify="right")
+    for row in rows:
+        trained = f"{row.num_trainable:,}" if row.num_trainable else "-"
+        numbers = (str(row.num_tensors), f"{row.num_parameters:,}", trained)
+        table.add_row(row.area, row.training, *numbers, " ".join(row.dtypes), f"{row.num_bytes / 1e6:,.1f}")
+    return table
+
+
+def describe(
+    console: Console,
+    config: Config,
+    rows: Sequence[AreaSummary],
+    loaded: LoadedModel,
+    train_set: DetectionDataset,
+    val_set: DetectionDataset | None,
+) -> None:
+    """Say what will be trained on what."""
+    names = ", ".join(train_set.labels[:8]) + (" …" if len(train_set.labels) > 8 else "")
+    held = "none" if val_set is None else str(len(val_set))
+    settings = config.trainer
+    length = (
+        f"{settings.minutes:g} minutes"
+        if settings.minutes
+        else (f"{settings.max_steps} steps" if settings.max_steps else f"{settings.num_train_epochs:g} epochs")
+    )
+    device = pick_device(config.model.device)
+    arithmetic = "bf16" if use_bf16(config, device) else "fp32"
+    trained, total = (sum(getattr(row, name) for row in rows) for name in ("num_trainable", "num_parameters"))
+    console.print(
+        f"Data: {len(train_set)} images to train on, {held} to evaluate on; labels: {names}\n"
+        f"Model: {loaded.base} ({loaded.contract.model_type}); {trained:,} of {total:,} parameters are trained",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(areas_table(rows), highlight=False)
+    console.print(
+        f"Run: {length}, batch {settings.per_device_train_batch_size}, rate {settings.learning_rate:g}, "
+        f"images up to {config.model.max_pixels} px, on {device} in {arithmetic}; into {config.output_dir}",
+        highlight=False,
+        soft_wrap=True,
+    )
