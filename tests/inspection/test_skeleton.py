@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from boxtune.errors import ModelError
-from boxtune.inspection.skeleton import load_processor, load_skeleton
+from boxtune.inspection.skeleton import load_skeleton
 from boxtune.models.areas import LowRank, prepare_for_training
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.load import load_model
+from boxtune.models.places import load_processor
 from boxtune.models.tiny import save_tiny
 from inspection.shapes import CONFIGS, write_shape
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import boxtune
-from boxtune.models.load import EMBEDDED, embedded_folder, load_model
+from boxtune.models.load import load_model
+from boxtune.models.places import EMBEDDED, embedded_folder
 
 
 def test_size_on_disk():

@@ -9,7 +9,7 @@ import json
 import pytest
 from rich.console import Console
 
-from boxtune.models.load import embedded_folder
+from boxtune.models.places import embedded_folder
 from boxtune.training import quickstart as module
 
 

@@ -54,7 +54,7 @@ def command(
     if settings.data.path is None:
         raise ConfigError("No data: say --data FOLDER, or data.path in the configuration.")
     dataset = _dataset(settings, on_error)
-    collator = _collator(settings, dataset.labels)
+    collator = collator_of_run(settings, dataset.labels)
     batch = collator([dataset[index] for index in range(min(num, len(dataset)))])
     tokenizer = collator.encoder.processor.tokenizer
     distribution = analyze_token_distribution(batch, tokenizer.convert_tokens_to_ids("<|image_pad|>"))
@@ -85,13 +85,14 @@ def _dataset(config: Config, on_error: Literal["refuse", "skip"]) -> DetectionDa
     return load_dataset(path, None, known, on_error)
 
 
-def _collator(config: Config, labels: tuple[str, ...]) -> Collator:
+def collator_of_run(config: Config, labels: tuple[str, ...]) -> Collator:
     """As `training/run.py` makes it: the model's processor with the run's limits, the family's text form."""
     from boxtune.collators.batch import Collator
     from boxtune.collators.encode import SampleEncoder
     from boxtune.data.conversation import ConversationStyle
-    from boxtune.inspection.skeleton import load_processor, load_skeleton
+    from boxtune.inspection.skeleton import load_skeleton
     from boxtune.models.contract import pixel_limits, set_pixel_limits
+    from boxtune.models.places import load_processor
     from boxtune.training import auto
 
     name, trusted = config.model.name, config.model.trust_remote_code

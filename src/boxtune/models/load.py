@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from boxtune.errors import ModelError
 from boxtune.models.contract import (
@@ -21,12 +19,19 @@ from boxtune.models.contract import (
     read_contract,
 )
 from boxtune.models.families import Family, family
+from boxtune.models.places import (
+    EMBEDDED,
+    LOADING_ERRORS,
+    embedded_folder,
+    in_one_line,
+    load_config,
+    load_processor,
+    may_be_hub_id,
+    no_model,
+)
 from boxtune.models.quantize import Quantize, check_precision, quantization_config, require_bitsandbytes, settle
 
-EMBEDDED = "embedded"
 RECIPE_FILE = "recipe.json"  # in a folder that holds the stages of a recipe
-# what transformers, peft and safetensors raise on files that are lost, cut or of another shape
-_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ def load_model(
     if name.startswith("tiny:"):
         return _tiny(name, options, device, quantize)
     folder = embedded_folder() if name == EMBEDDED else Path(name)
-    if not name or (not folder.is_dir() and (folder.is_file() or not _may_be_hub_id(name))):
-        raise ModelError(f"No model at '{name}': give a folder, a hub id (owner/name), `embedded` or `tiny:FAMILY`.")
+    if not name or (not folder.is_dir() and (folder.is_file() or not may_be_hub_id(name))):
+        raise no_model(name)
     _refuse_unfinished(folder)
     adapter_base = _base_of_adapter(folder)
     base = adapter_base or (EMBEDDED if name == EMBEDDED else str(folder if folder.is_dir() else name))
@@ -95,8 +100,7 @@ def load_model(
         model.name_or_path = base  # what an adapter's configuration will name, the same on every machine
     if adapter_base is not None:
         model = _with_adapter(model, folder, trainable)
-    processor_home = str(folder) if folder.is_dir() else name
-    processor = _processor(processor_home, trust_remote_code)
+    processor = load_processor(str(folder) if folder.is_dir() else name, trust_remote_code=trust_remote_code)
     contract = read_contract(folder) if folder.is_dir() else None
     model_type = model.config.model_type
     if contract is not None:
@@ -106,20 +110,6 @@ def load_model(
     return LoadedModel(
         model, processor, contract or default_contract(model_type, processor), contract is not None, base
     )
-
-
-def embedded_folder() -> Path:
-    """Where the model that comes with the package lies.
-
-    Raises:
-        ModelError: this copy of the package was built without it.
-    """
-    folder = Path(str(resources.files("boxtune.models").joinpath("embedded")))
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            "This copy of boxtune holds no embedded model: install it again, or name a model with --model."
-        )
-    return folder
 
 
 def _refuse_unfinished(folder: Path) -> None:
@@ -146,7 +136,7 @@ def _base_of_adapter(folder: Path) -> str | None:
         raise ModelError(f"{path} is not a PEFT adapter's configuration ({error}).") from None
     if isinstance(base, str) and not Path(base).is_dir() and (moved := _moved_along(folder, base)):
         return str(moved)
-    known = isinstance(base, str) and (base == EMBEDDED or base.startswith("tiny:") or _may_be_hub_id(base))
+    known = isinstance(base, str) and (base == EMBEDDED or base.startswith("tiny:") or may_be_hub_id(base))
     if not known and not (base and Path(base).is_dir()):
         raise ModelError(
             f"The adapter in {folder} was trained on '{base}', which is not there: put that model back, or write its "
@@ -161,11 +151,6 @@ def _moved_along(folder: Path, base: str) -> Path | None:
         if (home / RECIPE_FILE).is_file() and (home / Path(base).name / FILE_NAME).is_file():
             return home / Path(base).name
     return None
-
-
-def _may_be_hub_id(name: str) -> bool:
-    """`owner/name`; but a name below a folder that is here was meant as a folder."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).parent.is_dir()
 
 
 def _tiny(name: str, options: dict[str, Any], device: str | torch.device, quantize: Quantize) -> LoadedModel:
@@ -184,25 +169,23 @@ def _tiny(name: str, options: dict[str, Any], device: str | torch.device, quanti
 
 
 def _from_pretrained(name: str, options: dict[str, Any], device: str | torch.device, quantize: Quantize) -> Any:
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
+    config = load_config(name, trust_remote_code=options["trust_remote_code"])  # before gigabytes are read
+    row = family(config)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            f"'{name}' holds weights that are quantised already: name the model that it was made from; "
+            "model.quantize=nf4 packs it while it is loaded."
+        )
+    if quantize == "nf4":
+        options = {**options, "quantization_config": quantization_config(row), "device_map": {"": str(device)}}
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=options["trust_remote_code"])
-        row = family(config)  # a clear word before gigabytes are read
-        if getattr(config, "quantization_config", None) is not None:
-            raise ModelError(
-                f"'{name}' holds weights that are quantised already: name the model that it was made from; "
-                "model.quantize=nf4 packs it while it is loaded."
-            )
-        if quantize == "nf4":
-            options = {**options, "quantization_config": quantization_config(row), "device_map": {"": str(device)}}
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name, config=config, use_safetensors=True, output_loading_info=True, **options
         )
-    except _LOADING_ERRORS as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"'{name}' cannot be loaded as a model: {_first_line(error)}") from error
+    except LOADING_ERRORS as error:
+        raise ModelError(f"'{name}' cannot be loaded as a model: {in_one_line(error)}") from error
     model, report = loaded
     if missing := sorted(report["missing_keys"]):  # transformers would go on with random weights
         raise ModelError(f"'{name}' lacks {len(missing)} of the model's weights, such as {missing[0]}: copy it again.")
@@ -211,26 +194,10 @@ def _from_pretrained(name: str, options: dict[str, Any], device: str | torch.dev
     return model if quantize == "nf4" else model.to(device)
 
 
-def _processor(name: str, trust_remote_code: bool) -> Any:
-    from transformers import AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except _LOADING_ERRORS as error:
-        raise ModelError(f"'{name}' has no processor that can be loaded: {_first_line(error)}") from error
-    if "<|image_pad|>" not in processor.tokenizer.get_vocab():  # without its files an empty tokenizer is made
-        raise ModelError(f"'{name}' has no tokenizer of Qwen-VL (tokenizer.json): copy its files there.")
-    return processor
-
-
 def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
     from peft import PeftModel
 
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except _LOADING_ERRORS as error:
-        raise ModelError(f"The adapter in {folder} does not fit its base model: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    except LOADING_ERRORS as error:
+        raise ModelError(f"The adapter in {folder} does not fit its base model: {in_one_line(error)}") from error

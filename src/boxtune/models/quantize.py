@@ -111,10 +111,12 @@ def num_elements(parameter: Any) -> int:
 
 
 def num_bytes(parameter: Any) -> int:
-    """Bytes that a parameter takes, scales of packed ones included."""
+    """Bytes that a parameter takes; of packed ones with scales and code tables."""
     size = int(parameter.numel() * parameter.element_size())
     if is_4bit(parameter) and (state := parameter.quant_state) is not None:
-        scales = [state.absmax] + ([state.state2.absmax] if state.nested else [])
+        scales = [state.absmax, state.code]
+        if state.nested:
+            scales += [state.offset, state.state2.absmax, state.state2.code]
         size += sum(int(scale.numel() * scale.element_size()) for scale in scales)
     return size
 

@@ -19,7 +19,7 @@ from boxtune.evaluation.evaluate import Evaluation, evaluate, write_evaluation
 from boxtune.evaluation.report import GalleryItem, ModelAnswer, write_report
 from boxtune.evaluation.summary import print_metrics
 from boxtune.inference.detector import load_detector
-from boxtune.models.load import EMBEDDED, embedded_folder
+from boxtune.models.places import EMBEDDED, embedded_folder
 from boxtune.training.run import train
 
 NEXT = "boxtune train --data FOLDER --minutes 15 --output-dir runs/mine"
@@ -77,7 +77,8 @@ def quickstart(output_dir: Path, console: Console) -> tuple[Evaluation, Evaluati
     before = _judge(plan.model, val, output_dir / "before", console, "before")
     console.rule("3  fine-tune")
     overrides = (f"data.path={folder}", f"model.name={plan.model}", f"output_dir={output_dir / 'model'}")
-    train(load_config(None, [*overrides, *plan.overrides, "evaluation.at_end=false"]), console=console)
+    judged_here = ("evaluation.at_end=false", "evaluation.every=none")
+    train(load_config(None, [*overrides, *plan.overrides, *judged_here]), console=console)
     console.rule("4  after")
     after = _judge(str(output_dir / "model"), val, output_dir / "after", console, "after")
 

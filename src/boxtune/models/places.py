@@ -1,0 +1,134 @@
+"""Where the model of a name lies, and what can be read of it without its weights: configuration and processor."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from boxtune.errors import ModelError
+from boxtune.models.families import family
+
+EMBEDDED = "embedded"
+TINY = "tiny:"
+# what transformers, peft and safetensors raise on files that are lost, cut, of another kind or of another shape
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    SafetensorError,
+    StrictDataclassError,  # a size that is no number
+)
+_KNOWN_NAMES = "give a folder, a hub id (owner/name), `embedded` or `tiny:FAMILY`"
+
+
+def embedded_folder() -> Path:
+    """Where the model that comes with the package lies.
+
+    Raises:
+        ModelError: this copy of the package was built without it.
+    """
+    folder = Path(str(resources.files("boxtune.models").joinpath("embedded")))
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            "This copy of boxtune holds no embedded model: install it again, or name a model with --model."
+        )
+    return folder
+
+
+def may_be_hub_id(name: str) -> bool:
+    """`owner/name`; but a name below a folder that is here was meant as a folder."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).parent.is_dir()
+
+
+def no_model(name: str) -> ModelError:
+    """The error of a name that leads nowhere."""
+    return ModelError(f"No model at '{name}': {_KNOWN_NAMES}.")
+
+
+def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of a model of a known family; of a hub id only this file is fetched.
+
+    Args:
+        name: folder, config.json, hub id, `embedded` or `tiny:FAMILY`.
+        trust_remote_code: run code that comes with the model; off unless the user says so.
+
+    Raises:
+        ModelError: nothing there, or nothing that makes a model of a known family.
+    """
+    if name.startswith(TINY):
+        from boxtune.models.tiny import build_tiny
+
+        return build_tiny(name.removeprefix(TINY))[0].config
+    place = embedded_folder() if name == EMBEDDED else Path(name)
+    path = place / "config.json" if place.is_dir() else place
+    if place.is_dir() and not path.is_file():
+        raise ModelError(f"{place} holds no config.json, so no model: give the folder that the weights lie in.")
+    if path.is_file():
+        _check_file(path)
+    elif not may_be_hub_id(name):
+        raise no_model(name)
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(path) if path.is_file() else name, trust_remote_code=trust_remote_code)
+    except LOADING_ERRORS as error:
+        if path.is_file():
+            raise ModelError(f"{path} cannot be read as a model's configuration: {in_one_line(error)}") from error
+        raise ModelError(f"No model at '{name}': {_KNOWN_NAMES}. ({in_one_line(error)})") from error
+    family(config)
+    return config
+
+
+def _check_file(path: Path) -> None:
+    """A clear word before transformers fills in what is missing: its defaults are those of a 72B model."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON ({error}): give a model's config.json.") from None
+    if not isinstance(settings, dict) or "model_type" not in settings:
+        raise ModelError(f"{path} has no model_type: give a model's config.json.")
+    family(settings["model_type"])
+    text = settings.get("text_config", {})
+    if "hidden_size" not in settings and not (isinstance(text, dict) and "hidden_size" in text):
+        raise ModelError(f"{path} says no sizes (hidden_size): copy the model's config.json again.")
+
+
+def load_processor(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The processor of a model.
+
+    Args:
+        name: as in `load_config`, but for a bare config.json, which has none.
+        trust_remote_code: run code that comes with it; off unless the user says so.
+
+    Raises:
+        ModelError: no files of a processor, or those of another family.
+    """
+    if name.startswith(TINY):
+        from boxtune.models.tiny import build_tiny
+
+        return build_tiny(name.removeprefix(TINY))[1]
+    from transformers import AutoProcessor
+
+    home = str(embedded_folder()) if name == EMBEDDED else name
+    try:
+        processor = AutoProcessor.from_pretrained(home, trust_remote_code=trust_remote_code)
+    except LOADING_ERRORS as error:
+        raise ModelError(f"'{name}' has no processor that can be loaded: {in_one_line(error)}") from error
+    if "<|image_pad|>" not in processor.tokenizer.get_vocab():  # without its files an empty tokenizer is made
+        raise ModelError(f"'{name}' has no tokenizer of Qwen-VL (tokenizer.json): copy its files there.")
+    return processor
+
+
+def in_one_line(error: Exception) -> str:
+    """The first paragraph, whose lines belong together; what follows is advice for programmers."""
+    return " ".join(str(error).strip().split("\n\n")[0].split()) or type(error).__name__
