@@ -32,6 +32,12 @@ REFUSED = [
     ("checkpointing twice", ["trainer.activation_checkpointing=true"], "use trainer.gradient_checkpointing"),
     ("pixels swapped", ["model.min_pixels=9000", "model.max_pixels=5000"], "model.min_pixels=9000 is more than"),
     ("packed and eager", ["collator.batching=packed", "model.attention=eager"], "needs model.attention=sdpa"),
+    ("best of nothing", ["evaluation.every=none", "evaluation.keep_best=true"], "evaluation.every=none asks for none"),
+    ("patience for nothing", ["evaluation.every=none", "trainer.early_stopping_patience=2"], "patience=2 needs evalua"),
+    ("split of nothing", ["evaluation.every=none", "evaluation.watch_split=train"], "set evaluation.every=auto, or"),
+    ("watched in shards", ["evaluation.every=5", "trainer.deepspeed=z.json"], "trainer.deepspeed spreads the weights"),
+    ("chosen in shards", ["evaluation.keep_best=true", "trainer.fsdp=full_shard"], "trainer.fsdp spreads the weights"),
+    ("best by another name", ["trainer.load_best_model_at_end=true"], "use evaluation.keep_best"),
     ("misspelt argument", ["trainer.adam_bet2=0.9"], "Unknown key 'trainer.adam_bet2'. Did you mean 'adam_beta2'?"),
     ("misspelt key", ["trainer.learning_rat=1"], "Unknown key 'trainer.learning_rat'. Did you mean 'learning_rate'?"),
 ]
@@ -53,6 +59,10 @@ ALLOWED = [
     ("one pixel limit", ["model.min_pixels=9000"]),
     ("equal pixel limits", ["model.min_pixels=9000", "model.max_pixels=9000"]),
     ("packed", ["collator.batching=packed"]),
+    ("watched by steps", ["evaluation.every=50", "evaluation.keep_best=true", "trainer.early_stopping_patience=3"]),
+    ("watched by shares", ["evaluation.every=0.05", "evaluation.watch_split=val"]),
+    ("never watched", ["evaluation.every=none"]),
+    ("sharded, watched by default", ["trainer.deepspeed=z.json"]),
     ("padded and eager", ["model.attention=eager"]),
     ("an argument of transformers", ["trainer.adam_beta2=0.98", "trainer.optim=adamw_torch"]),
 ]
@@ -83,3 +93,23 @@ def test_the_places_that_are_named_exist():
         section, dot, key = place.split(" ")[0].split("=")[0].partition(".")
         if dot and hasattr(config, section):
             assert hasattr(getattr(config, section), key), place
+
+
+@pytest.mark.parametrize("every", ["0", "1.5", "-3", "0.0", "never", "true"])
+def test_how_often_is_a_number_of_steps_or_a_share(every: str):
+    with pytest.raises(ConfigError, match=r"evaluation\.every = .*'auto' or 'none'"):
+        load_config(None, [f"evaluation.every={every}"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "split"),
+    [
+        ([], "val"),
+        (["evaluation.keep_best=true"], "train"),
+        (["trainer.early_stopping_patience=1"], "train"),
+        (["evaluation.keep_best=true", "evaluation.watch_split=val"], "val"),
+        (["evaluation.watch_split=train"], "train"),
+    ],
+)
+def test_where_watched_images_come_from(overrides: list[str], split: str):
+    assert load_config(None, overrides).watch_split == split

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from boxtune.config.load import load_config
 from boxtune.config.schema import Config
+from boxtune.training.callbacks.checkpoints import last_checkpoint
 from boxtune.training.run import TrainResult, train
 
 SHORT = (
@@ -25,6 +27,7 @@ SHORT = (
     "trainer.per_device_train_batch_size=2",
     "trainer.max_steps=4",
     "data.num_workers=0",
+    "data.augment=none",
     "logging.tensorboard=false",
     "logging.steps=1",
     "evaluation.at_end=false",
@@ -77,3 +80,18 @@ def short_run(data: Path, output_dir: Path, *overrides: str, resume: bool = Fals
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     adapter = folder / "adapter_model.safetensors"
     return load_file(adapter if adapter.is_file() else folder / "model.safetensors")
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """What the trainer logged until the last checkpoint."""
+    checkpoint = last_checkpoint(folder)
+    assert checkpoint is not None
+    return json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+
+
+def events(folder: Path) -> EventAccumulator:
+    """What TensorBoard was told in a run."""
+    (file,) = (folder / "runs").rglob("events.*")
+    found = EventAccumulator(str(file), size_guidance={"images": 0})
+    found.Reload()
+    return found

@@ -70,9 +70,19 @@ def test_adapters_of_a_small_model_learn_at_a_higher_rate():
     assert auto.fit_training(config, SMALL, 16, CPU).trainer.learning_rate == 1e-3
 
 
+@pytest.mark.parametrize(
+    ("wish", "num_images", "augment"),
+    [("auto", 999, "light"), ("auto", 1000, "none"), ("none", 5, "none"), ("strong", 5000, "strong")],
+)
+def test_few_images_are_changed(wish, num_images, augment):
+    config = auto.fit_areas(load_config(None, [f"data.augment={wish}"]), SMALL)
+    assert auto.fit_training(config, SMALL, num_images, CPU).data.augment == augment
+
+
 def test_what_is_said_stays():
     said = [
         "trainer.per_device_train_batch_size=5",
+        "data.augment=strong",
         "trainer.learning_rate=0.02",
         "trainer.num_train_epochs=0.5",
         "trainer.gradient_checkpointing=true",

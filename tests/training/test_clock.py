@@ -70,6 +70,18 @@ def test_seconds_go_through_a_checkpoint(now):
     assert fresh.seconds == 0
 
 
+def test_time_that_is_not_training_is_not_counted(now):
+    clock = RunClock(budget_seconds=60)
+    with clock.standing_still():  # before it runs, nothing is to be held
+        now.seconds += 5
+    clock.on_train_begin(None, state(), control())
+    now.seconds += 10
+    with clock.standing_still():
+        now.seconds += 300
+    now.seconds += 10
+    assert clock.seconds == clock.seconds_here == 20
+
+
 def test_stops_before_the_step_that_would_outlast_the_budget(now):
     clock = RunClock(budget_seconds=10)
     clock.on_train_begin(None, state(), control())

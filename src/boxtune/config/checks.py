@@ -19,8 +19,15 @@ _ELSEWHERE = {
     "warmup_ratio": "trainer.warmup_fraction",
     "lr_scheduler_type": "trainer.schedule",
     "remove_unused_columns": "nothing: the collator needs every column",
-    "eval_strategy": "evaluation.at_end",
+    "eval_strategy": "evaluation.every",
+    "eval_steps": "evaluation.every",
+    "eval_delay": "evaluation.every",
+    "eval_on_start": "evaluation.every",
     "do_eval": "evaluation.at_end",
+    "per_device_eval_batch_size": "evaluation.batch_size",
+    "load_best_model_at_end": "evaluation.keep_best",
+    "metric_for_best_model": "evaluation.keep_best (it goes by AP)",
+    "greater_is_better": "evaluation.keep_best (it goes by AP)",
     "save_strategy": "trainer.save_steps",
     "save_only_model": "nothing: a checkpoint without optimizer cannot be resumed",
     "activation_checkpointing": "trainer.gradient_checkpointing",
@@ -31,6 +38,9 @@ _ELSEWHERE = {
     "data_seed": "trainer.seed",
     "group_by_length": "nothing: not supported",
 }
+
+SHARDING = ("deepspeed", "fsdp")
+"""Names under `trainer:` that leave no process with the whole model."""
 
 
 def check_config(config: Config) -> None:
@@ -55,6 +65,34 @@ def check_config(config: Config) -> None:
         raise ConfigError(f"model.min_pixels={smallest} is more than model.max_pixels={largest}: swap them.")
     if config.collator.batching == "packed" and model.attention == "eager":
         raise ConfigError("collator.batching=packed needs model.attention=sdpa or flash_attention_2.")
+    check_watching(config)
+
+
+def check_watching(config: Config) -> None:
+    """Refuse what is asked of the evaluations in the course of a run where there are none, or can be none.
+
+    Raises:
+        ConfigError: names both keys and the remedy.
+    """
+    asked, patience = config.evaluation, config.trainer.early_stopping_patience
+    if asked.every == "none":
+        chosen = {
+            "evaluation.keep_best=true": asked.keep_best,
+            f"trainer.early_stopping_patience={patience}": patience is not None,
+            f"evaluation.watch_split={asked.watch_split}": asked.watch_split != "auto",
+        }
+        for setting, given in chosen.items():
+            if given:
+                raise ConfigError(
+                    f"{setting} needs evaluations in the course of the run, and evaluation.every=none asks for none: "
+                    "set evaluation.every=auto, or leave the other out."
+                )
+    for name in SHARDING:
+        if config.trainer.passed_on.get(name) and config.must_watch:
+            raise ConfigError(
+                f"trainer.{name} spreads the weights over processes, where the model cannot be asked in the course of "
+                "a run: set evaluation.every=none, without evaluation.keep_best and trainer.early_stopping_patience."
+            )
 
 
 def check_areas(config: Config) -> None:

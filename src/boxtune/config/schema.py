@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -69,7 +70,9 @@ class DataConfig(Section):
     val_fraction: float = Field(0.1, ge=0, lt=1, description="Held out of train where the data has no val split.")
     on_error: Literal["refuse", "skip"] = Field("refuse", description="What to do with a bad record.")
     max_train_images: int | None = Field(None, ge=1, description="Train on the first so many images only.")
-    augment: Literal["none", "light", "strong"] = Field("none", description="Changes of each image, boxes included.")
+    augment: Literal["auto", "none", "light", "strong"] = Field(
+        "auto", description="Changes of each image, boxes included; auto: light below a thousand images."
+    )
     flip: tuple[Literal["horizontal", "vertical"], ...] = Field(
         (), description="Mirror images at random; only where neither text nor sides matter."
     )
@@ -109,7 +112,10 @@ class TrainerConfig(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are shortened to this.")
     gradient_checkpointing: bool | Auto = Field("auto", description="Less memory, about a third more time.")
     save_steps: Count | Auto = Field("auto", description="Steps between checkpoints; auto: ten a run.")
-    save_total_limit: int = Field(2, ge=1, description="Checkpoints that stay.")
+    save_total_limit: int = Field(2, ge=1, description="Checkpoints that stay, the newest; a best one stays too.")
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="End after so many evaluations without a gain in AP, counted once AP is above 0."
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Of the order of images and of new weights.")
 
     @property
@@ -119,9 +125,21 @@ class TrainerConfig(BaseModel):
 
 
 class EvaluationConfig(Section):
-    """The evaluation at the end of a training run."""
+    """The evaluation at the end of a training run, and the short ones on a few watched images in its course."""
 
     at_end: bool = Field(True, description="Evaluate on the val split when training is over.")
+    every: Literal["auto", "none"] | Annotated[int, Field(ge=1, strict=True)] | Share = Field(
+        "auto",
+        description="Watch: every so many steps, or each such share of the run (0.1). auto: ten a run, within a tenth "
+        "of its time.",
+    )
+    watch_images: int = Field(16, ge=1, description="Images that are watched, always the same ones for a seed.")
+    watch_split: Literal["auto", "train", "val"] = Field(
+        "auto",
+        description="Split of the watched images; those of train are not trained on. auto: val, but train where they "
+        "choose a model (keep_best, early stopping).",
+    )
+    keep_best: bool = Field(False, description="Save the weights with the best AP on the watched images, not the last.")
     batch_size: Count | Auto = Field("auto", description="Images a forward pass.")
     max_new_tokens: Count | Auto = Field("auto", description="Longest answer; fitted to the training set's longest.")
     max_images: int | None = Field(None, ge=1, description="Evaluate on the first so many images only.")
@@ -133,6 +151,7 @@ class LoggingConfig(Section):
     tensorboard: bool = Field(True, description="Curves in the output folder.")
     wandb: bool = Field(False, description="Needs `wandb login` or WANDB_API_KEY; no key is read from our files.")
     steps: Count | Auto = Field("auto", description="Steps between two points of a curve.")
+    pictures: int = Field(4, ge=0, description="Watched images that are shown with their boxes beside the curves.")
 
 
 class Config(Section):
@@ -148,6 +167,23 @@ class Config(Section):
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    @property
+    def chooses_by_watching(self) -> bool:
+        """Whether the evaluations in the course of the run decide which weights are saved, or when it ends."""
+        return self.evaluation.keep_best or self.trainer.early_stopping_patience is not None
+
+    @property
+    def watch_split(self) -> Literal["train", "val"]:
+        """The split that the watched images are taken from, `auto` resolved."""
+        if self.evaluation.watch_split == "auto":
+            return "train" if self.chooses_by_watching else "val"
+        return self.evaluation.watch_split
+
+    @property
+    def must_watch(self) -> bool:
+        """Whether watching is asked for, so that having nothing to watch is an error."""
+        return self.evaluation.every not in ("auto", "none") or self.chooses_by_watching
 
     def changed(self, section: str, **values: Any) -> Config:
         """A copy with other values in one section; they are not validated again."""

@@ -9,6 +9,7 @@ import torch
 
 from boxtune.config.schema import Config
 
+SMALL_DATASET = 1000  # images: below, each is seen so often that changes of it help
 SMALL_MODEL = 100_000_000  # parameters: below, training everything is cheap, and better than adapters
 _STEPS_WANTED = 150  # in a budget of time: fewer steps of more images teach a small model less
 _FLOPS_OF_CORE = {True: 130e9, False: 65e9}  # a core's arithmetic a second in bf16 or not, measured on Zen 4
@@ -73,7 +74,10 @@ def fit_training(config: Config, num_parameters: int, num_images: int, device: t
     workers = config.data.num_workers
     if workers == "auto":
         workers = min(8, (os.cpu_count() or 1) // 2)
-    config = config.changed("data", num_workers=workers)
+    augment = config.data.augment
+    if augment == "auto":  # the fewer images, the sooner they are known by heart
+        augment = "light" if num_images < SMALL_DATASET else "none"
+    config = config.changed("data", num_workers=workers, augment=augment)
     eval_batch = config.evaluation.batch_size
     return config.changed("evaluation", batch_size=max(8, batch_size) if eval_batch == "auto" else eval_batch)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -30,6 +31,21 @@ class RunClock(TrainerCallback, ExportableState):
     def seconds(self) -> float:
         """Time used, over all sittings."""
         return self.used_before + (time.monotonic() - self.started if self.started is not None else 0.0)
+
+    @property
+    def seconds_here(self) -> float:
+        """Time used in this sitting."""
+        return self.seconds - self.used_before
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Time inside is not counted: the budget is for training alone."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            if self.started is not None:
+                self.started += time.monotonic() - began
 
     def progress(self, step: int, num_steps: int) -> float:
         """Share of the run that is done."""

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from boxtune.config.schema import Config
-from boxtune.data.dataset import DetectionDataset
 from boxtune.errors import ModelError
 from boxtune.inference.detector import pick_device
 from boxtune.models.areas import AreaSummary, Training, summarize, with_head
@@ -18,6 +17,7 @@ from boxtune.models.families import Family
 from boxtune.models.load import LoadedModel
 from boxtune.models.quantize import is_4bit
 from boxtune.training.auto import use_bf16
+from boxtune.training.sets import RunData
 
 
 def check_model(model: Any, family: Family, training: Mapping[str, Training]) -> list[AreaSummary]:
@@ -77,12 +77,13 @@ def describe(
     config: Config,
     rows: Sequence[AreaSummary],
     loaded: LoadedModel,
-    train_set: DetectionDataset,
-    val_set: DetectionDataset | None,
+    data: RunData,
 ) -> None:
     """Say what will be trained on what."""
-    names = ", ".join(train_set.labels[:8]) + (" …" if len(train_set.labels) > 8 else "")
-    held = "none" if val_set is None else str(len(val_set))
+    names = ", ".join(data.train.labels[:8]) + (" …" if len(data.train.labels) > 8 else "")
+    held = "none" if data.val is None else str(len(data.val))
+    part = "held out of train" if config.watch_split == "train" else "of these"
+    watched = "" if data.watched is None else f", {len(data.watched)} {part} to watch"
     settings = config.trainer
     length = (
         f"{settings.minutes:g} minutes"
@@ -93,7 +94,7 @@ def describe(
     arithmetic = "bf16" if use_bf16(config, device) else "fp32"
     trained, total = (sum(getattr(row, name) for row in rows) for name in ("num_trainable", "num_parameters"))
     console.print(
-        f"Data: {len(train_set)} images to train on, {held} to evaluate on; labels: {names}\n"
+        f"Data: {len(data.train)} images to train on, {held} to evaluate on{watched}; labels: {names}\n"
         f"Model: {loaded.base} ({loaded.contract.model_type}); {trained:,} of {total:,} parameters are trained",
         highlight=False,
         soft_wrap=True,

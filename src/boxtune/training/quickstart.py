@@ -16,7 +16,7 @@ from boxtune.data.convert import convert_dataset
 from boxtune.data.dataset import DetectionDataset, load_dataset
 from boxtune.errors import ModelError
 from boxtune.evaluation.evaluate import Evaluation, evaluate, write_evaluation
-from boxtune.evaluation.report import GalleryItem, ModelAnswer, write_report
+from boxtune.evaluation.report import write_report
 from boxtune.evaluation.summary import print_metrics
 from boxtune.inference.detector import load_detector
 from boxtune.models.places import EMBEDDED, embedded_folder
@@ -54,7 +54,8 @@ TINY_PLAN = Plan(
     "tiny:qwen2_vl",
     "synthetic:nutrition?n=8&seed=11&size=224",
     "synthetic:nutrition?n=8&seed=11&size=224",
-    ("trainer.max_steps=250", "trainer.learning_rate=1e-3", "model.max_pixels=12544", "data.num_workers=0"),
+    ("trainer.max_steps=250", "trainer.learning_rate=1e-3", "model.max_pixels=12544", "data.num_workers=0")
+    + ("data.augment=none",),
     "This copy has no embedded model, so a tiny model with random weights learns eight photos by heart and is judged "
     "on the same eight: it shows that the parts work together, not how well anything is found.",
 )
@@ -78,7 +79,7 @@ def quickstart(output_dir: Path, console: Console) -> tuple[Evaluation, Evaluati
     console.rule("3  fine-tune")
     overrides = (f"data.path={folder}", f"model.name={plan.model}", f"output_dir={output_dir / 'model'}")
     judged_here = ("evaluation.at_end=false", "evaluation.every=none")
-    train(load_config(None, [*overrides, *plan.overrides, *judged_here]), console=console)
+    trained = train(load_config(None, [*overrides, *plan.overrides, *judged_here]), console=console)
     console.rule("4  after")
     after = _judge(str(output_dir / "model"), val, output_dir / "after", console, "after")
 
@@ -86,8 +87,9 @@ def quickstart(output_dir: Path, console: Console) -> tuple[Evaluation, Evaluati
     write_report(
         report,
         title="boxtune quickstart",
-        metrics_rows=[("before", before.metrics), ("after", after.metrics)],
-        gallery=gallery(val, {"before": before, "after": after}),
+        models=[("before", before), ("after", after)],
+        samples=val,
+        losses=trained.losses,
         next_command=NEXT,
         notes=[plan.note],
     )
@@ -105,19 +107,6 @@ def pick_plan() -> Plan:
     except ModelError:
         return TINY_PLAN
     return EMBEDDED_PLAN
-
-
-def gallery(samples: DetectionDataset, evaluations: dict[str, Evaluation], limit: int = 24) -> list[GalleryItem]:
-    """Pictures with every model's answer."""
-    items = []
-    for index in range(min(limit, len(samples))):
-        sample = samples[index]
-        answers = []
-        for name, evaluation in evaluations.items():
-            found = evaluation.images[index].prediction
-            answers.append(ModelAnswer(name, found.result.detections, found.text, found.result.status))
-        items.append(GalleryItem(sample.id, sample.image, sample.detections, tuple(answers)))
-    return items
 
 
 def _judge(model: str, samples: DetectionDataset, output_dir: Path, console: Console, title: str) -> Evaluation:

@@ -21,7 +21,7 @@ from boxtune.config.schema import Config
 from boxtune.errors import ConfigError
 from boxtune.evaluation.metrics import Metrics
 from boxtune.evaluation.summary import print_metrics
-from boxtune.training.callbacks.checkpoints import CONFIG_FILE, last_checkpoint
+from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_checkpoint
 from boxtune.training.clock import RunClock
 from boxtune.training.resume import check_settings
 from boxtune.training.run import TrainResult
@@ -124,9 +124,11 @@ def finished_result(folder: Path) -> TrainResult:
     clock = state.get("stateful_callbacks", {}).get(RunClock.__name__, {}).get("attributes", {})
     losses = tuple((int(r["step"]), float(r["loss"])) for r in state.get("log_history", []) if "loss" in r)
     figures = folder / "metrics.json"
-    metrics = Metrics(**json.loads(figures.read_text(encoding="utf-8"))) if figures.is_file() else None
+    metrics = Metrics.from_dict(json.loads(figures.read_text(encoding="utf-8"))) if figures.is_file() else None
     seconds = float(clock.get("used_before", 0.0))
-    return TrainResult(folder, int(state.get("global_step", 0)), seconds, losses, metrics)
+    best = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("best", {})
+    steps = int(state.get("global_step", 0))
+    return TrainResult(folder, steps, seconds, losses, metrics, best_step=best.get("step"))
 
 
 def _release_memory() -> None:

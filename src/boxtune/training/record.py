@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from boxtune.data.dataset import DetectionDataset
 from boxtune.models.contract import Contract
+from boxtune.training.sets import RunData
 from boxtune.training.stages import StageMark
 
 _PACKAGES = (
@@ -27,10 +27,9 @@ _PACKAGES = (
 )
 
 
-def run_record(
-    train_set: DetectionDataset, contract: Contract, base_model: str, stage: StageMark | None = None
-) -> dict[str, Any]:
+def run_record(data: RunData, contract: Contract, base_model: str, stage: StageMark | None = None) -> dict[str, Any]:
     """JSON-ready facts about a run."""
+    train_set, watched = data.train, data.watched
     return {
         **({} if stage is None else {"stage": dataclasses.asdict(stage)}),
         "base_model": base_model,
@@ -41,6 +40,7 @@ def run_record(
             "labels": list(train_set.labels),
             "fingerprint": train_set.fingerprint(),
         },
+        **({} if watched is None else {"watched": [record.id for record in watched.records]}),
         "versions": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -14,6 +14,8 @@ from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_c
 
 # What may change between two sittings. Anything else lies in the checkpoint already, or would give other losses.
 _FREE_SECTIONS = ("evaluation", "logging")
+# These say which images are kept from training to be watched.
+_FIXED_KEYS = frozenset({"evaluation.watch_images", "evaluation.watch_split", "evaluation.keep_best"})
 _LENGTH_KEYS = ("trainer.minutes", "trainer.max_steps", "trainer.num_train_epochs")
 _FREE_KEYS = frozenset(
     {
@@ -62,13 +64,17 @@ def check_settings(saved: Path, config: Config, run: Path) -> tuple[dict[str, An
     before = dict(flatten(load_config(saved / CONFIG_FILE).model_dump()))
     now = dict(flatten(config.model_dump()))
     for key in sorted(before.keys() | now.keys()):
-        if key in _FREE_KEYS or key.split(".")[0] in _FREE_SECTIONS or now.get(key) in (before.get(key), "auto"):
+        if _is_free(key) or now.get(key) in (before.get(key), "auto"):
             continue
         raise ConfigError(
             f"{key} is {now.get(key)}, but the run in {run} was made with {before.get(key)}: "
             "leave it as it was, or start a new run in another --output-dir."
         )
     return before, now
+
+
+def _is_free(key: str) -> bool:
+    return key in _FREE_KEYS or (key.split(".")[0] in _FREE_SECTIONS and key not in _FIXED_KEYS)
 
 
 def check_unchanged(checkpoint: Path, config: Config, record: dict[str, Any]) -> None:

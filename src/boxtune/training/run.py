@@ -16,35 +16,33 @@ from transformers import set_seed
 
 from boxtune.collators.batch import Collator
 from boxtune.collators.encode import SampleEncoder
-from boxtune.collators.lengths import check_lengths, longest_answer, num_image_tokens
+from boxtune.collators.lengths import check_lengths, longest_answer
 from boxtune.config.checks import check_areas, check_config
 from boxtune.config.load import to_yaml
 from boxtune.config.recipes import stage_configs
 from boxtune.config.schema import Config
 from boxtune.data.conversation import ConversationStyle
-from boxtune.data.dataset import DetectionDataset, available_splits, load_dataset
-from boxtune.data.sample import Sample
-from boxtune.data.splits import UNSPLIT, canonical_split
-from boxtune.errors import BoxtuneError, ConfigError, DataError
+from boxtune.data.dataset import DetectionDataset
+from boxtune.errors import BoxtuneError, ConfigError
 from boxtune.evaluation.evaluate import check_labels, evaluate, write_evaluation
 from boxtune.evaluation.metrics import Metrics
+from boxtune.evaluation.report import write_report
 from boxtune.inference.detector import Detector, pick_device
 from boxtune.models.areas import AreaSummary, LowRank, num_parameters, prepare_for_training, recompute_activations
 from boxtune.models.attention import use_matmul_attention
 from boxtune.models.contract import Contract, pixel_limits, set_pixel_limits
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.training import auto
-from boxtune.training.arguments import training_arguments
-from boxtune.training.callbacks.audit import AuditCallback
-from boxtune.training.callbacks.checkpoints import CheckpointCallback, write_run_files
-from boxtune.training.callbacks.divergence import DivergenceCallback
+from boxtune.training.assembly import assemble
+from boxtune.training.callbacks.best import BestCallback
+from boxtune.training.callbacks.checkpoints import checkpoint_folder, write_run_files
 from boxtune.training.callbacks.interrupt import InterruptCallback
 from boxtune.training.callbacks.progress import ProgressCallback
-from boxtune.training.clock import RunClock, rate_factor
 from boxtune.training.failures import explained
 from boxtune.training.preflight import check_model, describe
 from boxtune.training.record import run_record
 from boxtune.training.resume import check_unchanged, claim_output_dir
+from boxtune.training.sets import check_shapes, load_data
 from boxtune.training.stages import StageMark, write_result
 from boxtune.training.trainer import DetectionTrainer
 
@@ -59,6 +57,7 @@ class TrainResult:
         losses: logged `(step, loss)`.
         metrics: of the evaluation at the end, or None.
         stopped_by: number of the signal that ended the run early, or None.
+        best_step: the step whose weights were saved (`evaluation.keep_best`); None: those of the last one.
     """
 
     output_dir: Path
@@ -67,6 +66,7 @@ class TrainResult:
     losses: tuple[tuple[int, float], ...]
     metrics: Metrics | None
     stopped_by: int | None = None
+    best_step: int | None = None
 
 
 def train(
@@ -89,38 +89,43 @@ def train(
     output_dir = Path(config.output_dir)
     checkpoint = claim_output_dir(output_dir, resume)
     set_seed(config.trainer.seed)
-    train_set, val_set = load_data(config, console)
+    data = load_data(config, console)
     device = pick_device(config.model.device)
     config, loaded = _load(config, device)
-    config, collator, contract = _fit(config, loaded, train_set, device, stage)
-    _check_shapes(collator.encoder, train_set, val_set)
-    if val_set is not None:
-        check_labels(contract.labels, val_set, console)
+    config, collator, contract = _fit(config, loaded, data.train, device, stage)
+    check_shapes(collator.encoder, data)
+    if data.val is not None:
+        check_labels(contract.labels, data.val, console)
+    if data.watched is not None:
+        check_labels(contract.labels, data.watched)
     model, rows = _prepare(config, loaded)
-    describe(console, config, rows, loaded, train_set, val_set)
-    record = run_record(train_set, contract, loaded.base, stage)
+    describe(console, config, rows, loaded, data)
+    record = run_record(data, contract, loaded.base, stage)
     if checkpoint is not None:
         check_unchanged(checkpoint, config, record)
     with _explained(output_dir):
         write_run_files(output_dir, to_yaml(config), record)
-    shown = _augmented(config, train_set)
     try:
-        trainer, interrupt = _trainer(config, model, loaded.processor, shown, collator, contract, record, console)
+        assembled = assemble(config, model, loaded, data, collator, contract, record, console)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         if isinstance(error, BoxtuneError | torch.OutOfMemoryError):
             raise
         raise ConfigError(f"transformers refuses a setting of trainer or logging: {error}") from error
+    trainer = assembled.trainer
     _run(trainer, checkpoint, output_dir)
-    result = _result(trainer, output_dir, interrupt.received)
-    if interrupt.received is not None:
-        name, home = signal.Signals(interrupt.received).name, output_dir if stage is None else output_dir.parent
+    stopped_by = assembled.interrupt.received
+    result = _result(trainer, output_dir, stopped_by)
+    if stopped_by is not None:
+        name, home = signal.Signals(stopped_by).name, output_dir if stage is None else output_dir.parent
         console.print(f"Stopped by {name}. Go on with: boxtune train --resume --output-dir {home}", soft_wrap=True)
         return result
+    if (chosen := _take_best(trainer, assembled.best, output_dir, console)) is not None:
+        record, result = record | {"best": chosen}, dataclasses.replace(result, best_step=chosen["step"])
     _save_model(trainer, contract, output_dir, to_yaml(config), record, stage)
-    if not config.evaluation.at_end or val_set is None:
+    if not config.evaluation.at_end or data.val is None:
         return result
     trained = dataclasses.replace(loaded, model=trainer.model, contract=contract, trained_here=True)
-    return dataclasses.replace(result, metrics=_evaluate_at_end(config, trained, val_set, console))
+    return dataclasses.replace(result, metrics=_evaluate_at_end(config, trained, data.val, result.losses, console))
 
 
 def _only_stage(config: Config) -> Config:
@@ -145,77 +150,24 @@ def _result(trainer: DetectionTrainer, output_dir: Path, stopped_by: int | None)
     return TrainResult(output_dir, state.global_step, trainer.clock.seconds, losses, None, stopped_by)
 
 
-def _evaluate_at_end(config: Config, trained: LoadedModel, val_set: DetectionDataset, console: Console) -> Metrics:
+def _evaluate_at_end(
+    config: Config,
+    trained: LoadedModel,
+    val_set: DetectionDataset,
+    losses: Sequence[tuple[int, float]],
+    console: Console,
+) -> Metrics:
+    """Metrics, predictions and the report, in the output folder."""
     detector = Detector(trained, batch_size=int(config.evaluation.batch_size))
     limit = config.evaluation.max_images
     held = val_set if limit is None else val_set.subset(range(min(limit, len(val_set))))
     evaluation = evaluate(detector, held, console=console, details=True)
-    write_evaluation(Path(config.output_dir), evaluation)
+    output_dir = Path(config.output_dir)
+    write_evaluation(output_dir, evaluation)
+    title = f"{output_dir.name}: {config.model.name} trained on {val_set.name}"
+    models = [(output_dir.name, evaluation)]
+    write_report(output_dir / "report.html", title=title, models=models, samples=held, losses=losses)
     return evaluation.metrics
-
-
-def load_data(config: Config, console: Console) -> tuple[DetectionDataset, DetectionDataset | None]:
-    """Train and val set of a run; a part of train is held out where there is no val split.
-
-    Raises:
-        DataError: see `load_dataset`.
-    """
-    data = config.data
-    path, known = data.path, None if data.format == "auto" else data.format
-    assert path is not None  # check_config
-    splits = available_splits(path, known)
-    train_split, val_split = canonical_split(data.train_split), canonical_split(data.val_split)
-
-    def load(split: str | None) -> DetectionDataset:
-        name = f"skipped-{split or 'all'}.jsonl"
-        skipped = Path(config.output_dir) / name if data.on_error == "skip" else None
-        dataset = load_dataset(path, split, known, data.on_error, skipped)
-        if dataset.skipped:
-            console.print(f"{len(dataset.skipped)} bad records left out, see {skipped}.", soft_wrap=True)
-        return dataset
-
-    undivided = splits == [UNSPLIT]
-    if undivided and train_split not in ("train", UNSPLIT):
-        raise DataError(f"{path} has no splits, so none called '{data.train_split}': leave data.train_split out.")
-    train_set = load(None if undivided else train_split)
-    val_set: DetectionDataset | None = None
-    if val_split == train_split:
-        console.print("data.val_split is data.train_split: evaluated on the images it was trained on.", soft_wrap=True)
-        val_set = train_set
-    elif val_split in splits:
-        val_set = load(val_split)
-    elif config.evaluation.at_end and data.val_fraction > 0 and len(train_set) > 1:
-        train_set, val_set = train_set.split_off(data.val_fraction, config.trainer.seed)
-        console.print(f"No '{val_split}' split in {path}: {len(val_set)} of the images are held out.", soft_wrap=True)
-        val_set = val_set if len(val_set) else None
-    if data.max_train_images is not None:
-        train_set = train_set.subset(range(min(data.max_train_images, len(train_set))))
-    if len(train_set) == 0:
-        raise DataError(f"No image of {data.path} is left to train on: lower data.val_fraction, or add images.")
-    return train_set, val_set
-
-
-def _check_shapes(encoder: SampleEncoder, *sets: DetectionDataset | None) -> None:
-    """Find images that the processor refuses before the first step, not hours after it."""
-    for samples in sets:
-        for index in range(0 if samples is None else len(samples)):
-            assert samples is not None
-            height, width = samples.image_hw(index)
-            try:
-                num_image_tokens(encoder, (height, width))
-            except ValueError as error:
-                raise DataError(
-                    f"{samples.records[index].source}: the model takes no image of {width}×{height} px ({error}): "
-                    "cut it into parts, or leave it out."
-                ) from None
-
-
-def _augmented(config: Config, train_set: DetectionDataset) -> Sequence[Sample]:
-    if config.data.augment == "none" and not config.data.flip:
-        return train_set
-    from boxtune.data.augmentation import AugmentedDataset, build_transform
-
-    return AugmentedDataset(train_set, build_transform(config.data.augment, config.data.flip))
 
 
 def _load(config: Config, device: torch.device) -> tuple[Config, LoadedModel]:
@@ -279,43 +231,6 @@ def _quantized_base(config: Config, device: torch.device) -> dict[str, str] | No
     return {"method": "nf4", "dtype": str(auto.frozen_dtype(config, device)).removeprefix("torch.")}
 
 
-def _trainer(
-    config: Config,
-    model: Any,
-    processor: Any,
-    train_set: Sequence[Sample],
-    collator: Collator,
-    contract: Contract,
-    record: dict[str, Any],
-    console: Console,
-) -> tuple[DetectionTrainer, InterruptCallback]:
-    settings = config.trainer
-    clock = RunClock(None if settings.minutes is None else settings.minutes * 60)
-    arguments = training_arguments(config)
-    images_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    interrupt = InterruptCallback()
-    timed = settings.save_steps == "auto"
-    trainer = DetectionTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train_set,
-        data_collator=collator,
-        processing_class=processor,
-        clock=clock,
-        rate_factor=rate_factor(settings.schedule, settings.warmup_fraction),
-        callbacks=[
-            interrupt,
-            CheckpointCallback(
-                clock, contract, to_yaml(config), record, timed=timed, num_kept=settings.save_total_limit
-            ),
-            AuditCallback(),
-            DivergenceCallback(),
-            ProgressCallback(clock, console, images_per_step),
-        ],
-    )
-    return trainer, interrupt
-
-
 def _run(trainer: DetectionTrainer, checkpoint: Path | None, output_dir: Path) -> None:
     trainer.remove_callback(_printer())
     try:
@@ -342,6 +257,24 @@ def _printer() -> type:
     from transformers.trainer_callback import PrinterCallback  # prints every log as a dict
 
     return PrinterCallback
+
+
+def _take_best(
+    trainer: DetectionTrainer, best: BestCallback | None, output_dir: Path, console: Console
+) -> dict[str, Any] | None:
+    """Put the best weights into the model, where they are kept; returns what to record of it."""
+    if best is None or best.kept_step is None:
+        return None
+    if best.kept_step != trainer.state.global_step:
+        with _explained(output_dir):
+            trainer.take_weights(checkpoint_folder(output_dir, best.kept_step))
+    console.print(
+        f"Saved: the weights of step {best.kept_step}, with AP {best.best_map:.3f} on the watched images the best of "
+        f"{best.num_evaluations} evaluations.",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return {"step": best.best_step, "map": best.best_map, "num_evaluations": best.num_evaluations}
 
 
 def _save_model(

@@ -7,14 +7,17 @@ It is not TRL's SFTTrainer because that refuses packed image data and returns no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer
 
 from boxtune.losses import language
 from boxtune.training.clock import RunClock
+from boxtune.training.watch import Watch
 
 
 class DetectionTrainer(Trainer):
@@ -31,6 +34,7 @@ class DetectionTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.clock = clock
         self.rate_factor = rate_factor
+        self.watch: Watch | None = None
         self.add_callback(clock)
 
     def get_batch_samples(
@@ -55,6 +59,24 @@ class DetectionTrainer(Trainer):
         count = num_items_in_batch if num_items_in_batch is not None else language.count(targets)
         loss = language.total(outputs.logits, targets) / count * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The watched images, which the first process looks at while the clock of all stands still.
+
+        Callbacks hear of it by `on_evaluate`, as of any evaluation of transformers; saving comes after it.
+        """
+        if self.watch is None:
+            return super().evaluate(*args, **kwargs)
+        with self.clock.standing_still():
+            looked = [self.watch.look(self.model) if self.is_world_process_zero() else {}]
+            figures: dict[str, float] = broadcast_object_list(looked)[0]
+        self.log(dict(figures))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        return figures
+
+    def take_weights(self, checkpoint: Path) -> None:
+        """Put the weights of a checkpoint into the model; optimizer and schedule stay as they are."""
+        self._load_from_checkpoint(str(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The weights of a checkpoint, every one of them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class CheckpointCallback(TrainerCallback):
         timed: whether this callback decides when to save.
         num_kept: how many checkpoints stay. Older ones go only once the newest is whole, so that a disk that fills up
             in between takes none with it (`save_total_limit` of transformers deletes before).
+        kept_step: tells the step whose checkpoint stays too, or None.
     """
 
     def __init__(
@@ -43,9 +45,10 @@ class CheckpointCallback(TrainerCallback):
         *,
         timed: bool,
         num_kept: int = 2,
+        kept_step: Callable[[], int | None] | None = None,
     ) -> None:
         self.clock, self.contract, self.config_yaml, self.record = clock, contract, config_yaml, record
-        self.timed, self.num_kept = timed, num_kept
+        self.timed, self.num_kept, self.kept_step = timed, num_kept, kept_step
         self.saved_progress = self.saved_seconds = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -62,9 +65,12 @@ class CheckpointCallback(TrainerCallback):
         self.saved_progress = self.clock.progress(state.global_step, state.max_steps)
         self.saved_seconds = self.clock.seconds
         if state.is_world_process_zero and args.output_dir is not None:
-            self.complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-            for folder in checkpoints(Path(args.output_dir))[: -self.num_kept]:
-                shutil.rmtree(folder)
+            output_dir = Path(args.output_dir)
+            self.complete(checkpoint_folder(output_dir, state.global_step))
+            kept = None if self.kept_step is None else self.kept_step()
+            for folder in checkpoints(output_dir)[: -self.num_kept]:
+                if kept is None or folder != checkpoint_folder(output_dir, kept):
+                    shutil.rmtree(folder)
 
     def complete(self, folder: Path) -> None:
         """Write configuration, record and contract into a folder of weights."""
@@ -76,6 +82,11 @@ def write_run_files(folder: Path, config_yaml: str, record: dict[str, Any]) -> N
     """What can start the run again: `config.yaml` and `run.json`."""
     (folder / CONFIG_FILE).write_text(config_yaml, encoding="utf-8")
     (folder / RUN_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def checkpoint_folder(output_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies, if there is one."""
+    return output_dir / f"checkpoint-{step}"
 
 
 def checkpoints(output_dir: Path) -> list[Path]:

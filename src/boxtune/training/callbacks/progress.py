@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from boxtune.evaluation.summary import format_share
 from boxtune.training.clock import RunClock
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -27,6 +28,7 @@ class ProgressCallback(TrainerCallback):
         self.clock, self.console, self.images_per_step = clock, console, images_per_step
         self.loss: float | None = None  # nothing is logged yet
         self.rate = 0.0
+        self.watched = ""  # nothing is looked at yet
         self.bar: Progress | None = None
         self.first_step = 0
         self.last_line = 0.0
@@ -35,10 +37,14 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar."""
-        self.first_step, self.started = state.global_step, time.monotonic()
+        self.first_step = state.global_step
         if self.console.is_terminal and state.is_world_process_zero:
             self.bar = Progress(
-                TextColumn("[bold]train"), BarColumn(), TextColumn("{task.fields[words]}"), console=self.console
+                TextColumn("[bold]train"),
+                BarColumn(bar_width=None),  # what the words leave of the line
+                TextColumn("{task.fields[words]}"),
+                console=self.console,
+                expand=True,
             )
             self.task = self.bar.add_task("train", total=1.0, words="")
             self.bar.start()
@@ -49,6 +55,20 @@ class ProgressCallback(TrainerCallback):
         """Keep the newest loss and rate."""
         self.loss = (logs or {}).get("loss", self.loss)
         self.rate = (logs or {}).get("learning_rate", self.rate)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """A line for each look at the watched images, and its AP beside the loss from then on."""
+        found = metrics or {}
+        ap, ap50, iou, parsed = (
+            format_share(found.get(f"eval_{name}")) for name in ("map", "map50", "mean_iou", "parse_rate")
+        )
+        self.watched = f" AP {ap}"
+        if state.is_world_process_zero:
+            self.console.print(
+                f"watch step {state.global_step}: AP {ap} AP50 {ap50} mean IoU {iou} parsed {parsed}", highlight=False
+            )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar, or write a line now and then."""
@@ -71,8 +91,8 @@ class ProgressCallback(TrainerCallback):
 
     def _words(self, state: TrainerState) -> str:
         steps = state.global_step - self.first_step
-        speed = steps * self.images_per_step / max(1e-9, time.monotonic() - self.started)
+        speed = steps * self.images_per_step / max(1e-9, self.clock.seconds_here)
         left = self.clock.seconds_left(state.global_step, state.max_steps)
         time_left = "?" if left is None else f"{int(left) // 60}:{int(left) % 60:02d}"
         loss = "" if self.loss is None else f"loss {self.loss:.4f} lr {self.rate:.1e} "
-        return f"step {state.global_step} {loss}{speed:.1f} img/s left {time_left}"
+        return f"step {state.global_step} {loss}{speed:.1f} img/s left {time_left}{self.watched}"

@@ -1,0 +1,87 @@
+"""How long gradients and weights are, area by area: which part of the model learns, and which runs away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from boxtune.models.areas import bare_name
+from boxtune.models.families import Family
+from boxtune.training.curves import Curves
+
+
+class GradNormCallback(TrainerCallback):
+    """Logs `grad_norm/AREA` and `weight_norm/AREA` of what is trained, adapters as `AREA_lora`; reads, changes nothing.
+
+    Norms are L2, and those of gradients are before clipping, although callbacks see gradients after it only: clipping
+    multiplies all by one factor, and the trainer logs the norm of the whole before it. So nothing is computed but in
+    the steps that are logged, and the GPU is waited for once, when they are.
+
+    Args:
+        family: row of the model.
+        curves: where the figures go; they also go to the trainer's history.
+    """
+
+    def __init__(self, family: Family, curves: Curves) -> None:
+        self.family, self.curves = family, curves
+        self._areas: dict[str, list[torch.nn.Parameter]] = {}
+        self._pending: torch.Tensor | None = None  # [2, areas]: of gradients, of weights
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Sort what is trained into its areas."""
+        self._areas = {}
+        if args.deepspeed or args.fsdp:  # these hold gradients and weights elsewhere
+            return
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                self._areas.setdefault(area_name(self.family, name), []).append(parameter)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure, where the step in hand will be logged."""
+        step = state.global_step + 1
+        logged = step % state.logging_steps == 0 or (step == 1 and args.logging_first_step)
+        self._pending = measured(self._areas) if logged and self._areas else None
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Write what was measured beside the loss of the same step."""
+        if self._pending is None or "grad_norm" not in (logs or {}):
+            return
+        gradients, weights = self._pending.tolist()
+        self._pending = None
+        clipped = sum(norm**2 for norm in gradients) ** 0.5
+        factor = float(logs["grad_norm"]) / clipped if clipped else 1.0
+        figures = {f"grad_norm/{area}": norm * factor for area, norm in zip(self._areas, gradients, strict=True)}
+        figures |= {f"weight_norm/{area}": norm for area, norm in zip(self._areas, weights, strict=True)}
+        state.log_history[-1].update(figures)
+        if state.is_world_process_zero:
+            self.curves.add_figures(figures, state.global_step)
+
+
+def area_name(family: Family, parameter_name: str) -> str:
+    """`vision`, `merger`, `language`, `lm_head`; `language_lora` and the like for adapters."""
+    area = family.area_of(bare_name(parameter_name))
+    return f"{area}_lora" if ".lora_" in parameter_name else area
+
+
+@torch.no_grad()
+def measured(areas: dict[str, list[torch.nn.Parameter]]) -> torch.Tensor:
+    """L2 norms of gradients and of weights: `[2, areas]`, still on the device."""
+    device = next(iter(areas.values()))[0].device
+    gradients, weights = [], []
+    for parameters in areas.values():
+        gradients.append(_norm([p.grad for p in parameters if p.grad is not None], device))
+        weights.append(_norm(parameters, device))
+    return torch.stack([torch.stack(gradients), torch.stack(weights)])
+
+
+def _norm(tensors: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    return torch.nn.utils.get_total_norm(tensors).to(device) if tensors else torch.zeros((), device=device)
