@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BoxtuneError": "boxtune.errors",
+    "Comparison": "boxtune.evaluation.compare",
     "Config": "boxtune.config.schema",
     "DecodeResult": "boxtune.grounding.codec",
     "Detections": "boxtune.detections",
@@ -23,12 +24,16 @@ _HOMES = {
     "RecipeResult": "boxtune.training.recipes",
     "Sample": "boxtune.data.sample",
     "TrainResult": "boxtune.training.run",
+    "compare_models": "boxtune.evaluation.compare",
+    "compare_recipes": "boxtune.training.comparison",
     "convert_dataset": "boxtune.data.convert",
     "evaluate": "boxtune.evaluation.evaluate",
+    "evaluate_model": "boxtune.evaluation.evaluate",
     "family": "boxtune.models.families",
     "load_config": "boxtune.config.load",
     "load_dataset": "boxtune.data.dataset",
     "load_detector": "boxtune.inference.detector",
+    "print_evaluation_results": "boxtune.evaluation.summary",
     "run_recipe": "boxtune.training.recipes",
     "train": "boxtune.training.recipes",
 }

@@ -30,32 +30,32 @@ def command(
     from rich.console import Console
 
     from boxtune.cli.options import claim_output_dir, split_labels, tell_of_packed_base
-    from boxtune.data.dataset import available_splits, load_dataset
-    from boxtune.data.splits import UNSPLIT
-    from boxtune.errors import DataError
-    from boxtune.evaluation.evaluate import evaluate, write_evaluation
+    from boxtune.evaluation.evaluate import evaluate, open_judged, write_evaluation
+    from boxtune.evaluation.report import write_report
     from boxtune.evaluation.summary import print_metrics
     from boxtune.inference.detector import load_detector
 
     claim_output_dir(output_dir)
-    undivided = available_splits(data, data_format) == [UNSPLIT]
-    if undivided and split not in (None, UNSPLIT):
-        raise DataError(f"{data} has no splits, so none called '{split}': leave --split out to evaluate on all images.")
-    if undivided:
-        typer.echo(f"{data} has no splits: every image is judged, also those that a training on it has seen.", err=True)
-    skipped = output_dir / "skipped.jsonl" if on_error == "skip" else None
-    samples = load_dataset(data, None if undivided else split or "val", data_format, on_error, skipped)
-    if max_images is not None:
-        samples = samples.subset(range(min(max_images, len(samples))))
+    samples = open_judged(
+        data,
+        split,
+        data_format=data_format,
+        on_error=on_error,
+        skipped_path=output_dir / "skipped.jsonl" if on_error == "skip" else None,
+        max_images=max_images,
+        console=Console(stderr=True),
+    )
     detector = load_detector(model, device, labels=split_labels(labels), batch_size=batch_size, quantize=quantize)
     tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
     if not detector.labels:
         detector.labels = samples.labels
     evaluation = evaluate(detector, samples, console=Console(stderr=True), details=True)
     write_evaluation(output_dir, evaluation)
+    report = output_dir / "report.html"
+    write_report(report, title=f"{model} on {data}", models=[(model, evaluation)], samples=samples)
     if json:
         typer.echo(json_module.dumps(evaluation.metrics.to_dict(), indent=2))
     else:
         console = Console()
         print_metrics(evaluation.metrics, f"{model} on {data}", console)
-        console.print(f"Written to {output_dir}", highlight=False, soft_wrap=True)
+        console.print(f"Written to {output_dir}; look at {report}", highlight=False, soft_wrap=True)

@@ -14,7 +14,19 @@ import warnings
 import typer
 
 from boxtune import __version__
-from boxtune.cli import convert, evaluate, inspect, merge, predict, quickstart, recipes, score, train
+from boxtune.cli import (
+    calibrate,
+    compare,
+    convert,
+    evaluate,
+    inspect,
+    merge,
+    predict,
+    quickstart,
+    recipes,
+    score,
+    train,
+)
 from boxtune.errors import BoxtuneError
 
 app = typer.Typer(
@@ -28,6 +40,8 @@ app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("predict")(predict.command)
 app.command("score")(score.command)
+app.command("compare")(compare.command)
+app.command("calibrate")(calibrate.command)
 app.command("convert")(convert.command)
 app.command("merge")(merge.command)
 app.command("recipes")(recipes.command)

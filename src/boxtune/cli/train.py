@@ -57,6 +57,8 @@ def command(
     console = Console()
     if result.metrics is not None:
         print_metrics(result.metrics, f"{settings.data.val_split} split", console)
+        report = result.output_dir / "report.html"
+        console.print(f"Look at {report}", highlight=False, soft_wrap=True)
     console.print(
         f"{result.num_steps} steps in {result.seconds / 60:.1f} min. The model is in {result.output_dir}; try it: "
         f"boxtune predict --model {result.output_dir} --image PHOTO --output-dir found",

@@ -39,7 +39,7 @@ def build_transform(strength: Strength, flip: Sequence[str] = ()) -> v2.Transfor
     if strength == "light":
         steps += [
             v2.RandomApply([v2.RandomAffine(1.5, translate=(0.06, 0.06), scale=(0.85, 1.15), **_GREY)], p=0.7),
-            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),  # a turn of the hue costs more than all else
         ]
     if strength == "strong":
         steps += [

@@ -62,6 +62,12 @@ class Record:
     detections: Detections
     source: str
 
+    @property
+    def caption(self) -> str:
+        """The id, and the file's name where the id does not say it."""
+        name = self.image.name if isinstance(self.image, Path) else ""
+        return self.id if not name or Path(name).stem in self.id else f"{self.id} · {name}"
+
     def open_image(self) -> Image.Image:
         """The decoded image, upright and in mode RGB.
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from boxtune.detections import Detections, xywh_to_xyxy
 from boxtune.errors import DataError
 from boxtune.evaluation.average_precision import average_precision
-from boxtune.evaluation.metrics import Metrics, all_the_same, assignment_figures, count_image, precision_figures
+from boxtune.evaluation.intervals import NUM_RESAMPLES
+from boxtune.evaluation.judged import JudgedImage
+from boxtune.evaluation.metrics import Metrics, all_the_same, image_figures, precision_figures
 
 Row = dict[str, Any]
 
@@ -20,8 +23,16 @@ _SHOWN = 3  # so many offenders are named in a message
 _FARTHEST = 10**9  # keeps areas and unions exact enough to compare
 
 
-def score_files(annotations: Path, predictions: Path) -> Metrics:
-    """What pycocotools' `COCOeval` says of two files, and the figures of the assignment beside it.
+@dataclass(frozen=True)
+class ScoredFiles:
+    """Figures of a pair of files, and the images behind them, in the order of their ids."""
+
+    metrics: Metrics
+    images: tuple[JudgedImage, ...]
+
+
+def score_files(annotations: Path, predictions: Path, num_resamples: int = NUM_RESAMPLES) -> Metrics:
+    """What pycocotools' `COCOeval` says of two files, and the other figures beside it.
 
     The annotations' own `area` and `iscrowd` are honoured (missing: width × height of the box, and no crowd). The one
     difference to pycocotools: it cannot match an annotation whose id is 0, and this can.
@@ -30,22 +41,27 @@ def score_files(annotations: Path, predictions: Path) -> Metrics:
         annotations: COCO annotations with `images`, `annotations` (`bbox` is [x, y, width, height] in pixels) and
             `categories`. Ids may be numbers or text.
         predictions: COCO results, a list of `image_id`, `category_id`, `bbox`, `score`; it may be empty.
+        num_resamples: of the intervals' bootstrap; 0 leaves the intervals out.
 
     Raises:
         DataError: a file is missing, is no such file, or an entry of it is wrong; the message names the entry.
     """
+    return read_scored(annotations, predictions, num_resamples).metrics
+
+
+def read_scored(annotations: Path, predictions: Path, num_resamples: int = NUM_RESAMPLES) -> ScoredFiles:
+    """As `score_files`, with the images."""
     truth = _checked_truth(_read_json(annotations, "--annotations"), annotations)
     results = _checked_results(_read_json(predictions, "--predictions"), predictions, truth)
     names = _category_names(truth["categories"])
     solid = [row for row in truth["annotations"] if not row["iscrowd"]]
-    counts = [
-        count_image(_boxes(true, names), _boxes(found, names), _boxes(crowd, names))
-        for true, found, crowd in _by_image(truth, results)
-    ]
+    scores = [float(row["score"]) for row in results]
+    in_range = all(0 <= score <= 1 for score in scores)
+    images = _images(truth, results, names, scores if in_range else _in_order(scores))
     ap = average_precision(truth, results)
-    return Metrics(
+    metrics = Metrics(
         **precision_figures(ap, names, Counter(row["category_id"] for row in solid)),
-        **assignment_figures(counts),
+        **image_figures(images, num_resamples=num_resamples, scored=in_range),
         parse_rate=None,
         repaired_rate=None,
         malformed_rate=None,
@@ -55,20 +71,38 @@ def score_files(annotations: Path, predictions: Path) -> Metrics:
         num_predictions=len(results),
         num_unknown_label_predictions=0,
         score_source="file",
-        scores_constant=all_the_same([row["score"] for row in results]),
+        scores_constant=all_the_same(scores),
     )
+    return ScoredFiles(metrics, tuple(images))
 
 
-def _by_image(truth: dict[str, Any], results: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row], list[Row]]]:
-    """True, found and crowd rows of each image."""
+def _in_order(scores: Sequence[float]) -> list[float]:
+    """Numbers in 0–1 in the order of scores that are not (logits): enough to rank boxes by."""
+    places = {score: place for place, score in enumerate(sorted(set(scores)), start=1)}
+    return [places[score] / len(places) for score in scores]
+
+
+def _images(
+    truth: dict[str, Any], results: Sequence[Row], names: dict[int, str], scores: Sequence[float]
+) -> list[JudgedImage]:
     true: defaultdict[int, list[Row]] = defaultdict(list)
-    found: defaultdict[int, list[Row]] = defaultdict(list)
     crowd: defaultdict[int, list[Row]] = defaultdict(list)
+    found: defaultdict[int, list[Row]] = defaultdict(list)
+    of_found: defaultdict[int, list[float]] = defaultdict(list)
     for row in truth["annotations"]:
         (crowd if row["iscrowd"] else true)[row["image_id"]].append(row)
-    for row in results:
+    for row, score in zip(results, scores, strict=True):
         found[row["image_id"]].append(row)
-    return ((true[image["id"]], found[image["id"]], crowd[image["id"]]) for image in truth["images"])
+        of_found[row["image_id"]].append(score)
+    return [
+        JudgedImage(
+            sample_id=str(image["file_id"]),
+            truth=_boxes(true[image["id"]], names),
+            predicted=_boxes(found[image["id"]], names).with_scores(of_found[image["id"]]),
+            crowd=_boxes(crowd[image["id"]], names),
+        )
+        for image in truth["images"]
+    ]
 
 
 def _boxes(rows: Sequence[Row], names: dict[int, str]) -> Detections:
@@ -123,7 +157,7 @@ def _checked_truth(content: Any, path: Path) -> dict[str, Any]:
     _check_known(rows, "image_id", images, where)
     _check_known(rows, "category_id", categories, where)
     return {
-        "images": [{"id": number} for number in images.values()],
+        "images": [{"id": number, "file_id": key} for key, number in images.items()],
         "categories": [
             {**row, "id": categories[_id(row["id"])], "file_id": row["id"]} for row in content["categories"]
         ],

@@ -11,12 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from boxtune.data.dataset import DetectionDataset, OnError, available_splits, load_dataset
 from boxtune.data.sample import Sample
+from boxtune.data.splits import UNSPLIT
 from boxtune.detections import Detections
 from boxtune.errors import DataError, SaveError
+from boxtune.evaluation.judged import JudgedImage
 from boxtune.evaluation.metrics import Metrics, MetricsAccumulator
 from boxtune.evaluation.predictions import category_labels, write_ground_truth, write_predictions
-from boxtune.inference.detector import Detector, Prediction
+from boxtune.inference.detector import Detector, Prediction, load_detector
+from boxtune.models.quantize import Quantize
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,19 @@ class Evaluation:
     images: tuple[EvaluatedImage, ...]
     labels: tuple[str, ...]
 
+    @property
+    def judged(self) -> list[JudgedImage]:
+        """The images as figures are computed from them, in the order of the data set."""
+        return [
+            JudgedImage(
+                image.sample_id,
+                image.truth,
+                image.prediction.result.detections,
+                readable=image.prediction.result.status != "malformed",
+            )
+            for image in self.images
+        ]
+
 
 def evaluate(
     detector: Detector, samples: Sequence[Sample], *, console: Console | None = None, details: bool = False
@@ -55,7 +72,8 @@ def evaluate(
     labels = tuple(detector.labels or getattr(samples, "labels", ()))
     check_labels(labels, samples, console)
     seen: list[EvaluatedImage] = []
-    accumulator = MetricsAccumulator(labels=labels)
+    mended = ", calibrated" if getattr(detector, "calibrator", None) is not None else ""
+    accumulator = MetricsAccumulator(labels=labels, score_source=f"token probabilities{mended}")
     pending: list[Sample] = []
 
     def images() -> Any:
@@ -83,6 +101,71 @@ def evaluate(
     if metrics.num_images != len(samples):
         raise DataError(f"{metrics.num_images} answers for {len(samples)} images: see that the batch size is above 0.")
     return Evaluation(metrics, tuple(seen), labels) if details else metrics
+
+
+def evaluate_model(
+    model: str,
+    samples: DetectionDataset,
+    *,
+    labels: Sequence[str] | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+    quantize: Quantize = "none",
+    console: Console | None = None,
+) -> Evaluation:
+    """Load a model by its name and judge it on a data set.
+
+    Args:
+        model: folder, hub id, adapter folder, `embedded` or `tiny:FAMILY`.
+        samples: with their true boxes, as `open_judged` gives them.
+        labels: names to look for; by default those the model was saved with, else those of the data set.
+        batch_size: images a forward pass.
+        device, quantize: as `load_detector` takes them.
+        console: shows progress there.
+
+    Raises:
+        BoxtuneError: see `load_detector` and `evaluate`.
+    """
+    detector = load_detector(model, device, labels=labels, batch_size=batch_size, quantize=quantize)
+    if not detector.labels:
+        detector.labels = samples.labels
+    evaluation: Evaluation = evaluate(detector, samples, console=console, details=True)
+    return evaluation
+
+
+def open_judged(
+    data: str,
+    split: str | None = None,
+    *,
+    data_format: str | None = None,
+    on_error: OnError = "refuse",
+    skipped_path: Path | None = None,
+    max_images: int | None = None,
+    console: Console | None = None,
+) -> DetectionDataset:
+    """The images that a model is judged on: a split, `val` unless told otherwise, or all images of a set without.
+
+    Args:
+        data: as `load_dataset` takes it.
+        split: name of the split; `val` where it is None.
+        data_format, on_error, skipped_path: as `load_dataset` takes them.
+        max_images: only the first so many.
+        console: is told where the set has no splits.
+
+    Raises:
+        DataError: no such split; see `load_dataset`.
+    """
+    undivided = available_splits(data, data_format) == [UNSPLIT]
+    if undivided and split not in (None, UNSPLIT):
+        raise DataError(f"{data} has no splits, so none called '{split}': leave --split out to evaluate on all images.")
+    if undivided and console is not None:
+        console.print(
+            f"{data} has no splits: every image is judged, also those that a training on it has seen.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    samples = load_dataset(data, None if undivided else split or "val", data_format, on_error, skipped_path)
+    return samples if max_images is None else samples.subset(range(min(max_images, len(samples))))
 
 
 def check_labels(asked: Sequence[str], samples: Any, console: Console | None = None) -> None:

@@ -50,9 +50,16 @@ def inside_crowd(predicted: Detections, crowd: Detections, share: float = 0.5) -
 
     Such a box may be one of the many that nobody outlined: it is neither right nor wrong (COCO's `iscrowd`).
     """
-    lower = np.maximum(predicted.xyxy[:, None, :2], crowd.xyxy[None, :, :2])
-    upper = np.minimum(predicted.xyxy[:, None, 2:], crowd.xyxy[None, :, 2:])
-    overlap = np.clip(upper - lower, 0, None).prod(-1)
     same_label = np.array(predicted.labels, dtype=object)[:, None] == np.array(crowd.labels, dtype=object)[None, :]
-    areas = predicted.areas[:, None]
-    return np.asarray((same_label & (areas > 0) & (overlap >= share * areas)).any(axis=1), dtype=bool)
+    inside = overlap_share(predicted.xyxy, crowd.xyxy) >= share
+    return np.asarray((same_label & inside & (predicted.areas[:, None] > 0)).any(axis=1), dtype=bool)
+
+
+def overlap_share(boxes_xyxy: FloatArray, regions_xyxy: FloatArray) -> FloatArray:
+    """`[N, 4]` × `[M, 4]` → `[N, M]` share of each box's area that lies in each region; 0 for boxes without area."""
+    lower = np.maximum(boxes_xyxy[:, None, :2], regions_xyxy[None, :, :2])
+    upper = np.minimum(boxes_xyxy[:, None, 2:], regions_xyxy[None, :, 2:])
+    overlap = np.clip(upper - lower, 0, None).prod(-1)
+    areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(-1)[:, None]
+    share: FloatArray = np.divide(overlap, areas, out=np.zeros_like(overlap), where=areas > 0)
+    return share

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
-import numpy as np
+from typing import Any, Final, Literal, get_args
 
 from boxtune.detections import Detections
 from boxtune.errors import DataError
+from boxtune.evaluation.assignment import assignment_figures, count_image, share
 from boxtune.evaluation.average_precision import AveragePrecision, average_precision
-from boxtune.evaluation.matching import inside_crowd, match
-from boxtune.evaluation.predictions import Truth, category_labels, coco_ground_truth, coco_results
+from boxtune.evaluation.calibration import Calibration, ReliabilityBin, calibration
+from boxtune.evaluation.confidence import Confidence, OperatingPoint, confidence
+from boxtune.evaluation.errors import ErrorSummary, analyse_errors
+from boxtune.evaluation.intervals import NUM_RESAMPLES, Interval, Intervals, bootstrap_intervals
+from boxtune.evaluation.judged import JudgedImage
+from boxtune.evaluation.predictions import Truth, category_labels, coco_ground_truth, coco_results, image_ids
+from boxtune.evaluation.ranking import rank_images
 
 Status = Literal["ok", "repaired", "malformed"]
 
@@ -38,9 +42,11 @@ class Metrics:
         ar100: COCO average recall.
         per_class: label → `ap`, `ap50`, `num_boxes`.
         mean_iou: mean IoU of assigned pairs; 0 where nothing was assigned.
+        median_iou: median IoU of assigned pairs; 0 where nothing was assigned.
         mean_iou_all: mean IoU of all true boxes; a missed one counts 0.
         detection_rate50: share of true boxes whose pair has an IoU of at least 0.5.
         rate70: the same at 0.7.
+        detection_rate70: the same number as rate70, named as its neighbour.
         precision50: share of found boxes in such a pair; boxes with an unknown label count as wrong here.
         recall50: the same number as detection_rate50, beside its precision.
         f1_50: harmonic mean of the two.
@@ -55,6 +61,10 @@ class Metrics:
         num_unknown_label_predictions: found boxes whose label is no known category. COCO AP does not see them.
         score_source: where scores come from: `token probabilities`, `constant 1.0`, `file`.
         scores_constant: all found boxes (two or more) have the same score, so that AP cannot rank them.
+        intervals: of the headline figures, over images; None for fewer than two images, or where not asked for.
+        errors: kinds of mistakes, and what each costs.
+        confidence: precision, recall and F1 along a threshold of the score.
+        calibration: whether scores mean what they say; None where there are no scores in 0–1.
     """
 
     map: float | None
@@ -83,54 +93,60 @@ class Metrics:
     num_unknown_label_predictions: int
     score_source: str
     scores_constant: bool
+    median_iou: float | None = None
+    detection_rate70: float | None = None
+    intervals: Intervals | None = None
+    errors: ErrorSummary | None = None
+    confidence: Confidence | None = None
+    calibration: Calibration | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; never NaN or infinite."""
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
 
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Metrics:
+        """The metrics that `to_dict` wrote; those of an earlier boxtune lack what it did not measure.
+
+        Raises:
+            DataError: something else.
+        """
+        try:
+            blocks = {name: read(content[name]) for name, read in _BLOCKS.items() if content.get(name) is not None}
+            return cls(**{**content, **blocks})
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise DataError(f"These are no metrics of boxtune ({error}): evaluate again.") from None
+
+
+def _intervals(content: dict[str, Any]) -> Intervals:
+    figures = {name: None if one is None else Interval(**one) for name, one in content["figures"].items()}
+    return Intervals(**{**content, "figures": figures})
+
+
+def _confidence(content: dict[str, Any]) -> Confidence:
+    best = content["best"]
+    points = tuple(OperatingPoint(**one) for one in content["points"])
+    return Confidence(**{**content, "points": points, "best": None if best is None else OperatingPoint(**best)})
+
+
+def _calibration(content: dict[str, Any]) -> Calibration:
+    return Calibration(**{**content, "bins": tuple(ReliabilityBin(**one) for one in content["bins"])})
+
+
+_BLOCKS: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {
+    "intervals": _intervals,
+    "errors": lambda content: ErrorSummary(**content),
+    "confidence": _confidence,
+    "calibration": _calibration,
+}
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@dataclass(frozen=True)
-class ImageCounts:
-    """What the assignment says of one image."""
-
-    iou: tuple[float, ...]
-    num_boxes: int
-    num_predictions: int
-
-
-def count_image(truth: Detections, predicted: Detections, crowd: Detections | None = None) -> ImageCounts:
-    """Assign the boxes of one image. A found box without partner that lies in a `crowd` region is not counted."""
-    matches = match(truth, predicted)
-    num_predictions = len(predicted)
-    if crowd is not None and len(crowd):
-        left_over = inside_crowd(predicted, crowd)
-        left_over[matches.predicted_index] = False
-        num_predictions -= int(left_over.sum())
-    return ImageCounts(tuple(matches.iou.tolist()), len(truth), num_predictions)
-
-
-def assignment_figures(images: Sequence[ImageCounts]) -> dict[str, Any]:
-    """The figures of `Metrics` that rest on the assignment."""
-    iou = np.array([value for image in images for value in image.iou])
-    boxes = sum(image.num_boxes for image in images)
-    found = sum(image.num_predictions for image in images)
-    hits = int((iou >= 0.5).sum())
-    return {
-        "mean_iou": (float(iou.mean()) if iou.size else 0.0) if boxes else None,
-        "mean_iou_all": _share(iou.sum(), boxes),
-        "detection_rate50": _share(hits, boxes),
-        "rate70": _share((iou >= 0.7).sum(), boxes),
-        "precision50": _share(hits, found) if found else (0.0 if boxes else None),
-        "recall50": _share(hits, boxes),
-        "f1_50": _share(2 * hits, boxes + found),
-        "count_error": _share(sum(abs(image.num_boxes - image.num_predictions) for image in images), len(images)),
-    }
 
 
 def precision_figures(ap: AveragePrecision, names: dict[int, str], num_boxes: dict[int, int]) -> dict[str, Any]:
@@ -155,8 +171,26 @@ def all_the_same(scores: Sequence[float]) -> bool:
     return len(scores) > 1 and len(set(scores)) == 1
 
 
-def _share(part: float, whole: int) -> float | None:
-    return float(part) / whole if whole else None
+def image_figures(
+    images: Sequence[JudgedImage], *, num_resamples: int = NUM_RESAMPLES, scored: bool = True
+) -> dict[str, Any]:
+    """The figures of `Metrics` that are made from each image's boxes: assignment, intervals, errors and scores.
+
+    Args:
+        images: in the order in which COCO would take them, which decides between equal scores.
+        num_resamples: of the bootstrap; 0 leaves the intervals out.
+        scored: whether scores are confidences in 0–1.
+    """
+    ranked = rank_images(images)
+    counts = [count_image(image.truth, image.predicted, image.crowd) for image in images]
+    along = confidence(ranked, counts)
+    return {
+        **assignment_figures(counts),
+        "intervals": bootstrap_intervals(images, ranked, num_resamples=num_resamples) if num_resamples else None,
+        "errors": analyse_errors(images, ranked).summary,
+        "confidence": along if scored else dataclasses.replace(along, points=(), best=None),
+        "calibration": calibration(ranked) if scored else None,
+    }
 
 
 @dataclass(frozen=True)
@@ -216,8 +250,20 @@ class MetricsAccumulator:
             raise DataError(f"Sample '{sample_id}' comes twice: sample ids must be unique within an evaluation.")
         self._seen[sample_id] = _Seen(sample_id, image_hw, truth, predicted, status, truncated)
 
-    def compute(self) -> Metrics:
-        """Figures of all images added so far."""
+    def images(self) -> list[JudgedImage]:
+        """All images added so far, in the order of their COCO ids."""
+        numbers = image_ids(list(self._seen))
+        return [
+            JudgedImage(one.sample_id, one.truth, one.predicted, readable=one.status != "malformed")
+            for one in sorted(self._seen.values(), key=lambda one: numbers[one.sample_id])
+        ]
+
+    def compute(self, num_resamples: int = NUM_RESAMPLES) -> Metrics:
+        """Figures of all images added so far.
+
+        Args:
+            num_resamples: of the intervals' bootstrap; 0 leaves the intervals out, which is fastest.
+        """
         seen = list(self._seen.values())
         truths: list[Truth] = [(one.sample_id, one.image_hw, one.truth) for one in seen]
         labels = category_labels(self._labels, (one.truth for one in seen))
@@ -232,7 +278,11 @@ class MetricsAccumulator:
                 dict(enumerate(labels, start=1)),
                 {n: sum(one.truth.labels.count(label) for one in seen) for n, label in enumerate(labels, start=1)},
             ),
-            **assignment_figures([count_image(one.truth, one.predicted) for one in seen]),
+            **image_figures(
+                self.images(),
+                num_resamples=num_resamples,
+                scored=any(one.predicted.scores is not None for one in seen),
+            ),
             **_answer_figures(seen),
             num_images=len(seen),
             num_boxes=sum(len(one.truth) for one in seen),
@@ -244,15 +294,15 @@ class MetricsAccumulator:
 
 
 def _answer_figures(seen: Sequence[_Seen]) -> dict[str, Any]:
-    def share(status: str) -> float | None:
-        return _share(sum(one.status == status for one in seen), len(seen))
+    def of_status(status: str) -> float | None:
+        return share(sum(one.status == status for one in seen), len(seen))
 
     readable = sum(one.status != "malformed" for one in seen)
     return {
-        "parse_rate": _share(readable, len(seen)),
-        "repaired_rate": share("repaired"),
-        "malformed_rate": share("malformed"),
-        "truncated_rate": _share(sum(one.truncated for one in seen), len(seen)),
+        "parse_rate": share(readable, len(seen)),
+        "repaired_rate": of_status("repaired"),
+        "malformed_rate": of_status("malformed"),
+        "truncated_rate": share(sum(one.truncated for one in seen), len(seen)),
     }
 
 

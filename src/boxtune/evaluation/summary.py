@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from boxtune.evaluation.errors import ERROR_KINDS, ErrorSummary
+from boxtune.evaluation.intervals import Intervals
 from boxtune.evaluation.metrics import CONSTANT_SCORES, Metrics
 
 MAX_CLASSES = 40
@@ -31,6 +35,28 @@ def headline(metrics: Metrics) -> list[tuple[str, str]]:
     ]
 
 
+FIGURE_NAMES: Final = {
+    "map": "AP",
+    "map50": "AP50",
+    "map75": "AP75",
+    "mean_iou": "mean IoU",
+    "detection_rate50": "found at IoU 0.5",
+    "detection_rate70": "found at IoU 0.7",
+    "f1_50": "F1 at IoU 0.5",
+    "parse_rate": "parse rate",
+}
+"""Field of `Metrics` → what it is called in tables, for those that have an interval."""
+
+
+def figure_with_interval(metrics: Metrics, figure: str) -> str:
+    """`0.512 [0.48, 0.55]`, safe to print by rich; a dash where there is no figure."""
+    value = getattr(metrics, figure)
+    interval = None if metrics.intervals is None else metrics.intervals.figures.get(figure)
+    if value is None or interval is None:
+        return format_share(value)
+    return f"{value:.3f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
 def notes(metrics: Metrics) -> list[str]:
     """What a reader must know before trusting the figures; mostly nothing."""
     found = []
@@ -51,7 +77,7 @@ def notes(metrics: Metrics) -> list[str]:
 
 
 def print_metrics(metrics: Metrics, title: str, console: Console) -> None:
-    """Print the headline figures, one row a class where there are several, and what to know about them.
+    """Print the headline figures with their intervals, one row a class where there are several, and what lies behind.
 
     Args:
         metrics: the figures.
@@ -63,11 +89,57 @@ def print_metrics(metrics: Metrics, title: str, console: Console) -> None:
     for name, _ in figures:
         table.add_column(name, justify="right")
     table.add_row(*(text for _, text in figures))
+    if metrics.intervals is not None:
+        table.add_row(*_interval_cells(metrics.intervals, figures), style="dim")
     console.print(table)
     if len(metrics.per_class) > 1:
         console.print(_class_table(metrics))
-    for note in notes(metrics):
-        console.print(escape(note), highlight=False)
+    for line in [*behind(metrics), *notes(metrics)]:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def print_evaluation_results(metrics: Metrics, model_name: str = "Model") -> None:
+    """`print_metrics` on standard output, for notebooks."""
+    print_metrics(metrics, model_name, Console())
+
+
+def behind(metrics: Metrics) -> list[str]:
+    """What the headline rests on, a line each: overlaps, threshold, mistakes, scores. Empty without true boxes."""
+    lines = []
+    if metrics.median_iou is not None:
+        lines.append(
+            f"IoU: mean {format_share(metrics.mean_iou)}, median {format_share(metrics.median_iou)}; "
+            f"found at 0.5: {format_share(metrics.detection_rate50)}, at 0.7: {format_share(metrics.detection_rate70)}."
+        )
+    if metrics.confidence is not None and metrics.confidence.best is not None:
+        best = metrics.confidence.best
+        lines.append(
+            f"Best threshold on these images: {best.threshold:.2f} (precision {format_share(best.precision)}, recall "
+            f"{format_share(best.recall)}, F1 {format_share(best.f1)})."
+        )
+    lines += _mistakes(metrics.errors)
+    if metrics.calibration is not None and metrics.calibration.ece is not None and metrics.num_boxes:
+        lines.append(f"Scores are off by {format_share(metrics.calibration.ece)} on average (calibration error).")
+    return lines
+
+
+def _mistakes(errors: ErrorSummary | None) -> list[str]:
+    """The kinds that occur, dearest first."""
+    if errors is None:
+        return []
+    kinds = [kind for kind in ERROR_KINDS if errors.counts[kind]]
+    kinds.sort(key=lambda kind: -(errors.dap50[kind] or 0.0))
+    said = [f"{errors.counts[kind]} {kind} ({errors.dap50[kind] or 0.0:+.3f})" for kind in kinds]
+    return [f"Mistakes, and what AP50 would gain without them: {', '.join(said)}."] if said else []
+
+
+def _interval_cells(intervals: Intervals, figures: list[tuple[str, str]]) -> list[str]:
+    by_name = {FIGURE_NAMES[field]: interval for field, interval in intervals.figures.items()}
+    cells = []
+    for name, _ in figures:
+        interval = by_name.get(name)
+        cells.append("" if interval is None else f"{interval.low:.2f}–{interval.high:.2f}")
+    return cells
 
 
 def _class_table(metrics: Metrics) -> Table:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -15,6 +17,7 @@ from boxtune.collators.encode import EncodedSample, SampleEncoder
 from boxtune.data.conversation import ConversationStyle
 from boxtune.errors import ConfigError
 from boxtune.grounding.codec import DecodeResult
+from boxtune.inference.calibrator import Calibrator, read_calibrator
 from boxtune.inference.decoding import Answer, generate
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.models.quantize import Quantize
@@ -43,6 +46,7 @@ class Detector:
         labels: names to look for where a call gives none; the contract's by default.
         batch_size: images a forward pass.
         max_new_tokens: longest answer; the contract's by default.
+        calibrator: makes scores mean what they say; None leaves them as they are.
     """
 
     def __init__(
@@ -52,9 +56,11 @@ class Detector:
         labels: Sequence[str] | None = None,
         batch_size: int = 8,
         max_new_tokens: int | None = None,
+        calibrator: Calibrator | None = None,
     ) -> None:
         contract = loaded.contract
         self.loaded = loaded
+        self.calibrator = calibrator
         self.labels = tuple(labels) if labels is not None else contract.labels
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens or contract.max_new_tokens
@@ -95,7 +101,9 @@ class Detector:
 
     def _decode(self, answer: Answer, sample: EncodedSample, labels: tuple[str, ...]) -> Prediction:
         result = self.style.codec.decode(answer.text, sample.image_hw, sample.input_hw, labels)
-        scores = [answer.box_score(span) for span in result.spans]
+        scores = np.array([answer.box_score(span) for span in result.spans])
+        if self.calibrator is not None:
+            scores = self.calibrator.apply(scores)
         found = result.detections.clipped(sample.image_hw).with_scores(scores)
         return Prediction(replace(result, detections=found), answer.text, answer.truncated)
 
@@ -140,6 +148,7 @@ def load_detector(
     *,
     dtype: torch.dtype | None = None,
     quantize: Quantize = "none",
+    calibrated: bool = True,
     **options: Any,
 ) -> Detector:
     """A detector from a folder, a hub id, an adapter folder, `embedded` or `tiny:FAMILY`.
@@ -149,8 +158,14 @@ def load_detector(
         device: None takes a GPU where there is one.
         dtype: of the weights; bf16 on a GPU and fp32 on the CPU by default.
         quantize: `nf4` packs the language model into 4 bits, also that under an adapter.
+        calibrated: mend scores by the `calibration.json` of the model's folder, where it has one.
         options: of `Detector`.
+
+    Raises:
+        ModelError: no such model; a `calibration.json` that boxtune did not write.
     """
     place = pick_device(device)
     dtype = dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32)
-    return Detector(load_model(model, dtype=dtype, device=place, quantize=quantize), **options)
+    calibrator = read_calibrator(Path(model)) if calibrated else None
+    loaded = load_model(model, dtype=dtype, device=place, quantize=quantize)
+    return Detector(loaded, **{"calibrator": calibrator, **options})

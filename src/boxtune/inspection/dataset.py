@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from boxtune.data.dataset import DetectionDataset
+from boxtune.data.records import Record
+from boxtune.data.sample import Sample
 from boxtune.inference.draw import draw_detections, sheet
+from boxtune.inspection.dataset_figures import SplitCounts
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,8 @@ def summarize_dataset(dataset: DetectionDataset) -> DatasetSummary:
     )
 
 
-def print_summary(summary: DatasetSummary, title: str, console: Console) -> None:
-    """The figures as two small tables."""
+def print_summary(summary: DatasetSummary, title: str, console: Console, splits: Sequence[SplitCounts] = ()) -> None:
+    """The figures as small tables; a line a split where there are several."""
 
     def spread(values: tuple[float, float, float], digits: int = 0) -> str:
         low, middle, high = (f"{value:.{digits}f}" for value in values)
@@ -66,8 +71,38 @@ def print_summary(summary: DatasetSummary, title: str, console: Console) -> None
     table.add_row("longer side", f"{spread(summary.image_sides_px)} px")
     table.add_row("box / image area", spread(summary.box_area_share, 3))
     for label, count in summary.boxes_per_label.items():
-        table.add_row(f"  {label}", str(count))
+        table.add_row(f"  {escape(label)}", str(count))
     console.print(table)
+    if len(splits) > 1:
+        console.print(_split_table(splits))
+
+
+def _split_table(splits: Sequence[SplitCounts]) -> Table:
+    table = Table(box=None)
+    for name in ("split", "images", "without a box", "boxes"):
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for split in splits:
+        table.add_row(escape(split.name), *(str(n) for n in (split.num_images, split.num_empty, split.num_boxes)))
+    return table
+
+
+def chosen_samples(
+    dataset: DetectionDataset,
+    num_images: int,
+    augment: Literal["none", "light", "strong"] = "none",
+    flip: tuple[str, ...] = (),
+    seed: int = 0,
+) -> Iterator[tuple[Record, Sample]]:
+    """Evenly chosen samples with their records, one by one, changed as in training where asked for."""
+    import torch
+
+    from boxtune.data.augmentation import AugmentedDataset, build_transform
+
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int))
+    samples = dataset if augment == "none" and not flip else AugmentedDataset(dataset, build_transform(augment, flip))
+    torch.manual_seed(seed)
+    for index in chosen.tolist():
+        yield dataset.records[index], samples[index]
 
 
 def write_sheet(
@@ -80,18 +115,10 @@ def write_sheet(
     seed: int = 0,
 ) -> None:
     """A contact sheet of evenly chosen samples with their true boxes, changed as in training where asked for."""
-    import torch
-
-    from boxtune.data.augmentation import AugmentedDataset, build_transform
-
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int))
-    samples = dataset if augment == "none" and not flip else AugmentedDataset(dataset, build_transform(augment, flip))
-    torch.manual_seed(seed)
     drawn, captions = [], []
-    for index in chosen.tolist():
-        sample = samples[index]
+    for record, sample in chosen_samples(dataset, num_images, augment, flip, seed):
         drawn.append(draw_detections(sample.image, sample.detections, labels=dataset.labels))
-        captions.append(sample.id)
+        captions.append(record.caption)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet(drawn, columns=6, cell_px=320, captions=captions).save(path, quality=88)
 

@@ -54,8 +54,13 @@ TINY_PLAN = Plan(
     "tiny:qwen2_vl",
     "synthetic:nutrition?n=8&seed=11&size=224",
     "synthetic:nutrition?n=8&seed=11&size=224",
-    ("trainer.max_steps=250", "trainer.learning_rate=1e-3", "model.max_pixels=12544", "data.num_workers=0")
-    + ("data.augment=none",),
+    (
+        "trainer.max_steps=250",
+        "trainer.learning_rate=1e-3",
+        "model.max_pixels=12544",
+        "data.num_workers=0",
+        "data.augment=none",
+    ),
     "This copy has no embedded model, so a tiny model with random weights learns eight photos by heart and is judged "
     "on the same eight: it shows that the parts work together, not how well anything is found.",
 )

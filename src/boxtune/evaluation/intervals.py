@@ -1,0 +1,191 @@
+"""How far figures would move with other images: bootstrap intervals, and paired ones of differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from boxtune.detections import FloatArray
+from boxtune.errors import DataError
+from boxtune.evaluation.assignment import count_image
+from boxtune.evaluation.judged import JudgedImage
+from boxtune.evaluation.ranking import IOU_THRESHOLDS, IntArray, Ranked, average_precisions, rank_images
+
+HEADLINE: Final = ("map", "map50", "map75", "mean_iou", "detection_rate50", "detection_rate70", "f1_50", "parse_rate")
+"""Fields of `Metrics` that get an interval."""
+
+NUM_RESAMPLES: Final = 1000
+LEVEL: Final = 0.95
+_TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From `low` to `high`, in the unit of the figure."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Percentile bootstrap over images (Efron and Tibshirani 1993, chapter 13): how figures move with the images drawn.
+
+    It says nothing of other seeds of training, nor of images of another kind.
+
+    Attributes:
+        level: share of resamples inside, 0.95.
+        num_resamples: how often the images were drawn anew, with replacement.
+        seed: of the drawing.
+        figures: name of a field of `Metrics` (those in `HEADLINE`) → its interval; None where there is no figure.
+    """
+
+    level: float
+    num_resamples: int
+    seed: int
+    figures: dict[str, Interval | None]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of a model less that of the baseline, on the same images.
+
+    Attributes:
+        value: the difference; positive where the model is better.
+        interval: paired: both models are judged on the same resampled images.
+        probability_better: share of resamples in which the difference is positive, ties counting half.
+    """
+
+    value: float
+    interval: Interval
+    probability_better: float
+
+
+def draw_images(num_images: int, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> IntArray:
+    """`[B, I]` how often each image is drawn, with replacement, in each of B resamples of I images."""
+    drawing = np.random.default_rng(seed)
+    return drawing.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_resamples)
+
+
+def redrawn_figures(
+    images: Sequence[JudgedImage], ranked: Mapping[str, Ranked], drawn: IntArray
+) -> dict[str, FloatArray]:
+    """Every headline figure on redrawn images: name → `[B]`, NaN where there is nothing to measure.
+
+    Args:
+        images: judged once; `num_images` of `drawn`.
+        ranked: of `rank_images(images)`.
+        drawn: `[B, I]` copies of each image.
+    """
+    return {**_precisions(ranked, drawn), **_assignments(images, drawn), "parse_rate": _parse_rate(images, drawn)}
+
+
+def _precisions(ranked: Mapping[str, Ranked], drawn: IntArray) -> dict[str, FloatArray]:
+    with_truth = [one for one in ranked.values() if one.num_truth.any()]
+    if not with_truth:
+        nothing = np.full(len(drawn), np.nan)
+        return {"map": nothing, "map50": nothing, "map75": nothing}
+    total, num_labels = np.zeros((len(drawn), len(IOU_THRESHOLDS))), np.zeros((len(drawn), 1))
+    for one in with_truth:
+        precision = average_precisions(one, drawn)
+        known = ~np.isnan(precision)
+        total += np.where(known, precision, 0.0)
+        num_labels += known[:, :1]
+    of_levels = np.where(num_labels > 0, total / np.maximum(num_labels, 1), np.nan)
+    return {"map": of_levels.mean(axis=1), "map50": of_levels[:, 0], "map75": of_levels[:, 5]}
+
+
+def _assignments(images: Sequence[JudgedImage], drawn: IntArray) -> dict[str, FloatArray]:
+    counts = [count_image(image.truth, image.predicted, image.crowd) for image in images]
+    columns = [
+        (sum(c.iou), len(c.iou), c.num_boxes, c.num_predictions, *(sum(v >= t for v in c.iou) for t in (0.5, 0.7)))
+        for c in counts
+    ]
+    iou, pairs, boxes, found, hits50, hits70 = (drawn @ np.array(columns, dtype=np.float64)).T
+    return {
+        "mean_iou": np.where(boxes > 0, iou / np.maximum(pairs, 1), np.nan),
+        "detection_rate50": _ratio(hits50, boxes),
+        "detection_rate70": _ratio(hits70, boxes),
+        "f1_50": _ratio(2 * hits50, boxes + found),
+    }
+
+
+def _parse_rate(images: Sequence[JudgedImage], drawn: IntArray) -> FloatArray:
+    if any(image.readable is None for image in images):
+        return np.full(len(drawn), np.nan)
+    return drawn @ np.array([float(bool(image.readable)) for image in images]) / len(images)
+
+
+def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+
+
+def bootstrap_intervals(
+    images: Sequence[JudgedImage],
+    ranked: Mapping[str, Ranked] | None = None,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Intervals | None:
+    """Intervals of the headline figures; None for fewer than two images, which cannot be drawn in different ways.
+
+    Args:
+        images: judged.
+        ranked: of `rank_images(images)`, where it is at hand.
+        num_resamples: how often the images are drawn anew.
+        seed: of the drawing; the same one gives the same intervals.
+        level: share of resamples inside.
+
+    Raises:
+        DataError: no resamples, or a level outside 0–1.
+    """
+    check_resampling(num_resamples, level)
+    if len(images) < 2:
+        return None
+    ranked = rank_images(images) if ranked is None else ranked
+    figures = redrawn_figures(images, ranked, draw_images(len(images), num_resamples, seed))
+    return Intervals(level, num_resamples, seed, {name: percentiles(figures[name], level) for name in HEADLINE})
+
+
+def percentiles(values: FloatArray, level: float) -> Interval | None:
+    """The middle part of resampled values; those that are NaN are left out, None where all are."""
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return None
+    low, high = np.percentile(known, [50 * (1 - level), 50 * (1 + level)])
+    return Interval(float(low), float(high))
+
+
+def paired_difference(value: float, other: FloatArray, baseline: FloatArray, level: float) -> Difference | None:
+    """Difference of a figure between two models whose images were drawn together.
+
+    Args:
+        value: the difference as measured.
+        other: `[B]` the figure of the model on each resample.
+        baseline: `[B]` that of the baseline on the same resamples.
+        level: share of resamples inside the interval.
+    """
+    differences = other - baseline
+    interval = percentiles(differences, level)
+    if interval is None:
+        return None
+    known = differences[~np.isnan(differences)]
+    # both are sums of floats: what differs by rounding alone is a tie
+    better = float(((known > _TIE) + 0.5 * (np.abs(known) <= _TIE)).mean())
+    return Difference(value, interval, better)
+
+
+def check_resampling(num_resamples: int, level: float) -> None:
+    """Refuse what gives no interval.
+
+    Raises:
+        DataError: says which and what is possible.
+    """
+    if num_resamples < 1:
+        raise DataError(f"{num_resamples} resamples give no interval: ask for 1 or more; {NUM_RESAMPLES} are usual.")
+    if not 0 < level < 1:
+        raise DataError(f"An interval that holds a share of {level} is none: give a number between 0 and 1, as 0.95.")

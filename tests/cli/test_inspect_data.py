@@ -1,0 +1,77 @@
+"""`boxtune inspect data` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from boxtune.cli import main
+from training.runs import write_coco
+
+TINY = "tiny:qwen2_vl"
+
+
+@pytest.fixture
+def inspect_data(monkeypatch, capsys):
+    """Run `boxtune inspect data …` in this process: `(exit code, stdout, stderr)`."""
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["boxtune", "inspect", "data", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main.run()
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return run
+
+
+def test_page_sheet_and_json_in_a_folder_of_its_own(inspect_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_coco(tmp_path / "a" / "mine", 4)
+    write_coco(tmp_path / "b" / "mine", 5)
+    code, out, _ = inspect_data("--data", "a/mine", "--model", TINY, "collator.max_length=40")
+    assert code == 0
+    assert "4, 0 of them without a box" in out
+    assert "tokens of a conversation: median" in out
+    assert "4 above collator.max_length=40" in out
+    inspect_data("--data", "b/mine", "--model", TINY)
+    inspect_data("--data", "a/mine", "--model", TINY)
+    folders = sorted(tmp_path.glob("runs/inspect/*"))
+    assert [folder.name for folder in folders] == ["mine", "mine-2"]
+    assert {file.name for file in folders[0].iterdir()} == {"index.html", "sheet.jpg", "exploration.json"}
+
+
+def test_json_holds_the_figures(inspect_data, tmp_path):
+    write_coco(tmp_path / "mine", 4)
+    arguments = ("--data", tmp_path / "mine", "--model", TINY, "--output-dir", tmp_path / "o", "--json")
+    code, out, _ = inspect_data(*arguments)
+    content = json.loads(out)
+    assert code == 0
+    assert content["figures"]["splits"][0]["num_images"] == 4
+    assert content["lengths"]["num_counted"] == 4
+    assert json.loads((tmp_path / "o" / "exploration.json").read_text()) == content
+
+
+def test_boxes_only_needs_no_picture(inspect_data, tmp_path):
+    write_coco(tmp_path / "mine", 4)
+    for picture in (tmp_path / "mine").glob("*.png"):
+        picture.unlink()
+    code, _, err = inspect_data("--data", tmp_path / "mine", "--output-dir", tmp_path / "o")
+    assert (code, "does not exist" in err) == (2, True)
+    code, out, err = inspect_data("--data", tmp_path / "mine", "--output-dir", tmp_path / "o", "--boxes-only")
+    assert (code, err) == (0, "")
+    assert "all: 4 images, 0 of them without a box; 5 boxes" in out
+    assert "Not looked for: no picture was opened." in (tmp_path / "o" / "index.html").read_text()
+
+
+def test_bad_records_are_left_out_and_listed(inspect_data, tmp_path):
+    write_coco(tmp_path / "mine", 4)
+    (tmp_path / "mine" / "1.png").unlink()
+    arguments = ("--data", tmp_path / "mine", "--model", TINY, "--output-dir", tmp_path / "o", "--on-error", "skip")
+    code, out, _ = inspect_data(*arguments)
+    assert code == 0
+    assert "1 bad records left out" in out
+    assert "Bad records, left out" in (tmp_path / "o" / "index.html").read_text()
+    assert (tmp_path / "o" / "skipped.jsonl").is_file()

@@ -1,0 +1,115 @@
+"""Intervals: seeded, in the right place, fast, and paired where models are compared."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from boxtune.errors import DataError
+from boxtune.evaluation.intervals import (
+    HEADLINE,
+    Interval,
+    bootstrap_intervals,
+    draw_images,
+    paired_difference,
+    percentiles,
+)
+from boxtune.evaluation.metrics import Metrics
+from evaluation.judged_scenes import image, measured, random_images
+
+BOX = [0, 0, 100, 100]
+
+
+def test_every_headline_figure_lies_in_its_interval():
+    images = random_images(0, 60)
+    metrics = measured(images, 500)
+    assert metrics.intervals.figures.keys() == set(HEADLINE)
+    for name, interval in metrics.intervals.figures.items():
+        assert interval.low < getattr(metrics, name) < interval.high
+
+
+def test_the_seed_decides():
+    images = random_images(1)
+    first, again, other = (bootstrap_intervals(images, num_resamples=100, seed=seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first.figures != other.figures
+
+
+def test_found_or_missed_is_the_binomial_distribution():
+    """Half of 400 images found: the rate's standard error is 0.025, so 95 % lie within 0.049 of 0.5."""
+    images = [image(str(n), [(BOX, "x")], [(BOX, "x", 0.9)] if n % 2 else []) for n in range(400)]
+    interval = bootstrap_intervals(images, num_resamples=4000).figures["detection_rate50"]
+    assert (interval.low, interval.high) == pytest.approx((0.451, 0.549), abs=0.006)
+
+
+def test_more_confidence_is_wider():
+    images = random_images(2, 30)
+    narrow, wide = (bootstrap_intervals(images, num_resamples=300, level=level).figures["map"] for level in (0.5, 0.95))
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_two_hundred_images_take_less_than_three_seconds():
+    images = random_images(5, 200, labels=5)
+    start = time.process_time()
+    bootstrap_intervals(images, num_resamples=1000)
+    assert time.process_time() - start < 3
+
+
+def test_one_image_has_no_interval():
+    assert bootstrap_intervals(random_images(0, 1)) is None
+    assert measured(random_images(0, 1), 100).intervals is None
+
+
+def test_without_true_boxes_there_is_no_figure_and_no_interval():
+    images = [image(str(n), [], [(BOX, "x", 0.5)]) for n in range(3)]
+    figures = bootstrap_intervals(images, num_resamples=20).figures
+    assert figures["map"] is None
+    assert figures["mean_iou"] is None
+    assert figures["f1_50"] == Interval(0.0, 0.0)
+    assert figures["parse_rate"] == Interval(1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_resamples": 0}, "0 resamples give no interval"),
+        ({"num_resamples": -1}, "-1 resamples"),
+        ({"level": 1.0}, "holds a share of 1.0"),
+        ({"level": 95}, "holds a share of 95"),
+    ],
+)
+def test_what_gives_no_interval_is_refused(options, said):
+    with pytest.raises(DataError, match=said):
+        bootstrap_intervals(random_images(0), **options)
+
+
+def test_every_resample_draws_as_many_images_as_there_are():
+    drawn = draw_images(7, 50, seed=1)
+    assert drawn.shape == (50, 7)
+    assert (drawn.sum(axis=1) == 7).all()
+
+
+def test_paired_differences():
+    values = np.array([0.1, 0.2, 0.3, np.nan])
+    same = paired_difference(0.0, values, values, 0.95)
+    assert (same.interval, same.probability_better) == (Interval(0.0, 0.0), 0.5)
+    better = paired_difference(0.1, values + 0.1, values, 0.95)
+    assert (better.interval.low, better.interval.high, better.probability_better) == pytest.approx((0.1, 0.1, 1.0))
+    assert paired_difference(0.0, np.array([np.nan]), np.array([1.0]), 0.95) is None
+    assert percentiles(np.array([np.nan]), 0.95) is None
+
+
+def test_metrics_come_back_from_their_file():
+    metrics = measured(random_images(4), 50)
+    assert Metrics.from_dict(metrics.to_dict()).to_dict() == metrics.to_dict()
+    assert Metrics.from_dict(metrics.to_dict()).intervals == metrics.intervals
+    old = {k: v for k, v in metrics.to_dict().items() if k not in ("intervals", "errors", "median_iou", "confidence")}
+    assert Metrics.from_dict(old).intervals is None
+
+
+@pytest.mark.parametrize("content", [{}, {"map": 1.0}, {"surprise": 1}, {"intervals": 3}, {"errors": {"x": 1}}])
+def test_other_files_are_no_metrics(content):
+    with pytest.raises(DataError, match="no metrics of boxtune"):
+        Metrics.from_dict(content)
