@@ -45,9 +45,9 @@ class Plan:
 
 EMBEDDED_PLAN = Plan(
     EMBEDDED,
-    "synthetic:nutrition?n=240&seed=11",
+    "synthetic:nutrition?n=400&seed=11",
     "synthetic:nutrition?n=64&seed=12",
-    ("adapter.language=lora", "trainer.minutes=1.5"),
+    ("adapter.language=lora", "trainer.minutes=3"),
     "The photos are made by the program. Training and judging use different ones.",
 )
 TINY_PLAN = Plan(
