@@ -23,6 +23,8 @@ FILE_NAME: Final = "calibration.json"
 _VERSION: Final = 1
 _KINDS: Final = ("temperature", "isotonic")
 _NEVER_CERTAIN: Final = 1e-12  # logits of 0 and 1 are infinite
+_TOO_LARGE: Final = 10**15  # whole numbers may have more digits than a float holds
+_STEEPEST: Final = 1e3  # of temperature, its inverse and bias: beyond, no score says anything
 _OWN_SHARE: Final = 1e-3  # of the score itself: flat steps become slopes, and no two boxes change places
 
 
@@ -80,7 +82,7 @@ def read_calibrator(folder: Path) -> Calibrator | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: lists in lists without end
         raise ModelError(f"{path} cannot be read ({error}): remove it, or make it anew by boxtune calibrate.") from None
     if wrong := _fault(content):
         raise ModelError(f"{path}: {wrong}: remove it, or make it anew by boxtune calibrate.")
@@ -98,8 +100,10 @@ def _fault(content: Any) -> str | None:
         return f"kind {content['kind']!r} is not one of {', '.join(_KINDS)}"
     if not all(_is_number(content[key]) for key in ("temperature", "bias", "num_boxes")):
         return "temperature, bias and num_boxes must be finite numbers"
-    if content["temperature"] <= 0:
-        return f"temperature {content['temperature']} is not above 0"
+    if not 1 / _STEEPEST <= content["temperature"] <= _STEEPEST or abs(content["bias"]) > _STEEPEST:
+        return f"temperature {content['temperature']:g} or bias {content['bias']:g} makes all scores alike"
+    if not isinstance(content["num_boxes"], int) or content["num_boxes"] < 0:
+        return f"num_boxes {content['num_boxes']} is no count"
     said, true = content["said"], content["true"]
     if not all(isinstance(knots, list) and all(map(_is_share, knots)) for knots in (said, true)):
         return "said and true must be lists of numbers in 0–1"
@@ -111,7 +115,8 @@ def _fault(content: Any) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and abs(value) < _TOO_LARGE and math.isfinite(value)
 
 
 def _is_share(value: Any) -> bool:

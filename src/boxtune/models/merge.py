@@ -47,7 +47,10 @@ def merge_adapter(adapter: Path, output_dir: Path, *, base: Base = "auto", dtype
             differ by more than the tolerance.
     """
     if not (adapter / "adapter_config.json").is_file():
-        raise ModelError(f"{adapter} holds no adapter (adapter_config.json): a full model needs no merging.")
+        if checkpoints := sorted(adapter.glob("checkpoint-*/adapter_config.json"), key=lambda p: p.stat().st_mtime):
+            raise ModelError(f"{adapter} is an unfinished run: finish it, or merge {checkpoints[-1].parent}.")
+        what = "a full model needs no merging" if (adapter / "config.json").is_file() else "name a run trained by LoRA"
+        raise ModelError(f"{adapter} holds no adapter (adapter_config.json): {what}.")
     if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
         raise ModelError(f"{output_dir} is not an empty folder: choose another --output-dir, nothing is written over.")
     loaded = _with_base(adapter, base)

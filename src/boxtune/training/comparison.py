@@ -10,11 +10,15 @@ import hashlib
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import numpy as np
@@ -246,6 +250,23 @@ def _claim(output_dir: Path, said: dict[str, Any]) -> None:
     _write(path, said)
 
 
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """A scheduler's signal ends the child too: `subprocess.run` kills it when an exception passes through."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _train(folder: Path, config: Config, isolated: bool, console: Console) -> None:
     try:
         if folder.is_dir():
@@ -259,7 +280,8 @@ def _train(folder: Path, config: Config, isolated: bool, console: Console) -> No
             run(folder, Console(file=log))
             return
         command = [sys.executable, "-m", "boxtune.training.comparison_run", str(folder)]
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+        with _sigterm_as_interrupt():
+            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode == 130:
         raise KeyboardInterrupt
     if (folder / ERROR_FILE).is_file():
@@ -353,9 +375,9 @@ def print_recipes(comparison: RecipeComparison, console: Console) -> None:
         f"{comparison.num_seeds} seeds, judged on {comparison.num_judged} images",
         title_justify="left",
     )
-    table.add_column("recipe")
+    table.add_column("recipe", overflow="fold")
     for title in ("AP", "AP50", "mean IoU", "trained weights", "minutes", "peak memory"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     for row in comparison.rows:
         table.add_row(
             row.recipe,

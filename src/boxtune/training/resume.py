@@ -94,9 +94,12 @@ def check_unchanged(checkpoint: Path, config: Config, record: dict[str, Any]) ->
         )
     finished = (checkpoint.parent / CONTRACT_FILE).is_file()  # written at the end of a run, beside its weights
     if finished and all(before.get(key) == now.get(key) for key in _LENGTH_KEYS):
+        run = checkpoint.parent
+        further = f"train its result in a new folder with --model {run}"
+        if (run / "adapter_config.json").is_file():
+            further = f"merge it (boxtune merge --adapter {run} --output-dir NEW) and train the result with --model NEW"
         raise ConfigError(
-            f"The run in {checkpoint.parent} is finished: raise {' or '.join(_LENGTH_KEYS)} to go on with it, or train "
-            f"its result in a new folder with --model {checkpoint.parent}."
+            f"The run in {run} is finished: raise {' or '.join(_LENGTH_KEYS)} to go on with it, or {further}."
         )
 
 
