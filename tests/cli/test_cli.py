@@ -23,20 +23,6 @@ COMMANDS = ["quickstart", "train", "evaluate", "predict", "score", "convert", "m
 TINY = "tiny:qwen2_vl"
 
 
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run a command line in this process: `(exit code, stdout, stderr)`."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["boxtune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main.run()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return run
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(command):
     result = CliRunner().invoke(main.app, [command, "--help"])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from boxtune.cli import main
 from boxtune.detections import Detections
 from boxtune.evaluation.predictions import write_ground_truth, write_predictions
 from boxtune.grounding.codec import DecodeResult
@@ -18,20 +16,6 @@ from evaluation.judged_scenes import random_images
 from training.runs import write_coco
 
 TINY = "tiny:qwen2_vl"
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run a command line in this process: `(exit code, stdout, stderr)`."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["boxtune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main.run()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 
 import pytest
 
-from boxtune.cli import main
 from boxtune.models.tiny import save_tiny
 from inspection.shapes import write_shape
 from training.runs import write_coco
@@ -16,17 +15,9 @@ TINY = "tiny:qwen2_5_vl"
 
 
 @pytest.fixture
-def inspect(monkeypatch, capsys):
+def inspect(cli):
     """Run `boxtune inspect …` in this process: `(exit code, stdout, stderr)`."""
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["boxtune", "inspect", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main.run()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return run
+    return functools.partial(cli, "inspect")
 
 
 @pytest.fixture(scope="module")

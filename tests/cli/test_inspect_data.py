@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 
 import pytest
 
-from boxtune.cli import main
 from training.runs import write_coco
 
 TINY = "tiny:qwen2_vl"
 
 
 @pytest.fixture
-def inspect_data(monkeypatch, capsys):
+def inspect_data(cli):
     """Run `boxtune inspect data …` in this process: `(exit code, stdout, stderr)`."""
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["boxtune", "inspect", "data", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main.run()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return run
+    return functools.partial(cli, "inspect", "data")
 
 
 def test_page_sheet_and_json_in_a_folder_of_its_own(inspect_data, tmp_path, monkeypatch):

@@ -173,14 +173,19 @@ def _check_same_images(first: str, images: Sequence[JudgedImage], second: str, o
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:
-    """Write `compare.json`.
+    """Write `compare.json`; errors as of `write_json`."""
+    write_json(path, comparison.to_dict())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values, in a folder that is made where it is missing.
 
     Raises:
         SaveError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise SaveError(f"{path} cannot be written: {error.strerror}. Choose another --output-dir.") from None
 

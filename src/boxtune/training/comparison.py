@@ -31,6 +31,7 @@ from boxtune.config.schema import Config
 from boxtune.detections import FloatArray
 from boxtune.errors import BoxtuneError, ConfigError, SaveError
 from boxtune.evaluation.coco import read_scored
+from boxtune.evaluation.compare import write_json
 from boxtune.evaluation.intervals import LEVEL, NUM_RESAMPLES, Interval, draw_images, percentiles, redrawn_figures
 from boxtune.evaluation.metrics import Metrics
 from boxtune.evaluation.ranking import rank_images
@@ -173,7 +174,7 @@ def compare_recipes(
         console.print(f"{title}: {folder / LOG_FILE} says how far", highlight=False, soft_wrap=True)
         _train(folder, _config(recipe, seed, data, model, folder, steps, overrides), isolated, console)
     comparison = _summary(recipes, output_dir, said, num_seeds)
-    _write(output_dir / COMPARISON_FILE, comparison.to_dict())
+    write_json(output_dir / COMPARISON_FILE, comparison.to_dict())
     return comparison
 
 
@@ -247,7 +248,7 @@ def _claim(output_dir: Path, said: dict[str, Any]) -> None:
                 f"{key} is {said[key]}, but the comparison in {output_dir} was begun with {before.get(key)}: "
                 "leave it as it was, or choose another --output-dir."
             )
-    _write(path, said)
+    write_json(path, said)
 
 
 @contextmanager
@@ -359,13 +360,6 @@ def spread(values: Sequence[float | None], redrawn: Sequence[FloatArray], seed: 
     means = np.take_along_axis(runs, chosen, axis=0).mean(axis=0)
     deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
     return Spread(float(np.mean(known)), percentiles(means, LEVEL), deviation)
-
-
-def _write(path: Path, content: Any) -> None:
-    try:
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SaveError(f"{path} cannot be written: {error.strerror}. Choose another --output-dir.") from None
 
 
 def print_recipes(comparison: RecipeComparison, console: Console) -> None:
