@@ -74,6 +74,19 @@ class Detections:
         labels = [self.labels[i] for i in chosen]
         return Detections(self.xyxy[chosen], labels, None if self.scores is None else self.scores[chosen])
 
+    def joined(self, other: Detections) -> Detections:
+        """These and others behind them.
+
+        Raises:
+            ValueError: only one of the two has scores.
+        """
+        if (self.scores is None) != (other.scores is None) and len(self) and len(other):
+            raise ValueError("Boxes with scores and boxes without cannot be joined: give both scores, or neither.")
+        parts = [one.scores for one in (self, other) if one.scores is not None]
+        whole = np.concatenate([self.xyxy, other.xyxy])
+        scores = np.concatenate(parts) if sum(map(len, parts)) == len(whole) and parts else None
+        return Detections(whole, [*self.labels, *other.labels], scores)
+
     def with_boxes(self, xyxy: npt.ArrayLike) -> Detections:
         """The same labels and scores with other boxes `[N, 4]`."""
         return Detections(xyxy, self.labels, self.scores)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from boxtune.collators.batch import pad
 from boxtune.grounding.elements import BoxSpan
 from boxtune.inference.decoding import Answer, generate, text_with_spans
-from boxtune.models.families import FAMILIES
+from boxtune.models.families import FAMILIES, family
 from boxtune.models.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from collators.conversations import encoder_of
 
@@ -75,12 +74,19 @@ def test_no_tokens():
 
 
 @pytest.mark.parametrize(
-    ("whole", "expected"),
-    [((0, 6), (0.5 * 0.25 * 0.8) ** (1 / 3)), ((0, 2), 0.5), ((2, 5), math.sqrt(0.25 * 0.8)), ((9, 12), 0.0)],
-    ids=["all", "first", "touched", "beyond"],
+    ("text", "whole", "probabilities", "expected"),
+    [
+        ("<box>", (0, 5), [0.5, 0.25, 0.8, 1, 1], 0.5 * (0.25 * 0.8) ** (1 / 4)),
+        ("<a><b>", (3, 6), [0.1, 0.1, 0.1, 0.5, 0.2, 0.8], 0.1 * 0.1 * 0.5 * (0.2 * 0.8) ** (1 / 2)),
+        ("[{a}, {b}]", (6, 9), [0.1, 0.1, 0.1, 0.1, 0.9, 0.8, 0.5, 0.2, 0.8, 0.1], 0.9 * 0.8 * 0.5 * 0.4),
+        ("{", (0, 1), [0.7], 0.7),
+        ("{a}", (9, 12), [0.7, 0.7, 0.7], 0.0),
+    ],
+    ids=["first", "two characters before", "list", "opening only", "beyond"],
 )
-def test_box_score_is_the_geometric_mean_of_its_tokens(whole, expected):
-    answer = Answer("abcdef", ((0, 2), (2, 4), (4, 6)), np.log([0.5, 0.25, 0.8]), truncated=False)
+def test_box_score_is_opening_times_the_geometric_mean_of_the_rest(text, whole, probabilities, expected):
+    spans = tuple((place, place + 1) for place in range(len(text)))
+    answer = Answer(text, spans, np.log(probabilities), truncated=False)
     assert answer.box_score(BoxSpan(whole, (0, 0), (whole,) * 4)) == pytest.approx(expected)
 
 
@@ -93,7 +99,7 @@ def answers(tiny, model_type, encoded, model=None, max_new_tokens=12):
     loaded, processor = tiny(model_type)
     tokenizer = processor.tokenizer
     inputs, _ = pad(encoded, [e.input_ids for e in encoded], tokenizer.pad_token_id, side="left")
-    return generate(model or loaded, inputs, tokenizer, max_new_tokens)
+    return generate(model or loaded, inputs, tokenizer, max_new_tokens, family(model_type).codec.form)
 
 
 def assert_same(first: Answer, second: Answer):

@@ -42,6 +42,23 @@ class TextForm(Protocol):
         """The elements of a text that keeps to the grammar, else None."""
         ...
 
+    def may_end(self, piece: str) -> bool:
+        """Whether a piece of an answer could be its end; "" stands for the token that ends the turn."""
+        ...
+
+    def reopened(self, text: str, piece: str) -> tuple[str, str] | None:
+        """How an answer goes on with one more box where it would end.
+
+        Args:
+            text: the answer so far.
+            piece: what the model would write next, and `may_end`.
+
+        Returns:
+            The answer that would end here, and what is written instead of `piece`, as far as it is certain. None where
+            no answer that keeps to the grammar ends in `piece`.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class DecodeResult:

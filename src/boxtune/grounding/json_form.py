@@ -70,6 +70,18 @@ class JsonForm:
         closed = elements and separator is None and text[position:end] == "]"
         return elements if closed else None
 
+    def may_end(self, piece: str) -> bool:
+        """Whether a piece of an answer could be its end: the last object or the list closes in it."""
+        return "]" in piece or piece.endswith("}")
+
+    def reopened(self, text: str, piece: str) -> tuple[str, str] | None:
+        """See `TextForm.reopened`: instead of the closing bracket a comma, or the first object of an empty list."""
+        before = piece.partition("]")[0]
+        elements = self.read_exact(text + before + "]")
+        if elements is None:
+            return None
+        return text + before + "]", before + (", " if elements else "") + '{"bbox_2d": ['
+
 
 def _element(match: re.Match[str]) -> Element:
     x1, y1, x2, y2 = (int(match[i]) for i in range(1, 5))

@@ -60,3 +60,12 @@ class TokenForm:
             elements.append(Element(match[1], (x1, y1, x2, y2), BoxSpan(match.span(), match.span(1), coordinates)))
             position = match.end()
         return elements if elements and position == end else None
+
+    def may_end(self, piece: str) -> bool:
+        """Whether a piece of an answer could be its end; "" stands for the token that ends the turn."""
+        return not piece or self.empty_answer.startswith(piece)
+
+    def reopened(self, text: str, piece: str) -> tuple[str, str] | None:
+        """See `TextForm.reopened`: the turn ends after an element, or the word for nothing begins."""
+        answer = text if not piece else self.empty_answer if not text else ""
+        return (answer, REF_START) if answer and self.read_exact(answer) is not None else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from PIL import Image
 from boxtune.collators.batch import pad
 from boxtune.collators.encode import EncodedSample, SampleEncoder
 from boxtune.data.conversation import ConversationStyle
+from boxtune.detections import Detections
 from boxtune.errors import ConfigError
 from boxtune.grounding.codec import DecodeResult
 from boxtune.inference.calibrator import Calibrator, read_calibrator
+from boxtune.inference.candidates import NUM_CANDIDATES
 from boxtune.inference.decoding import Answer, generate
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.models.quantize import Quantize
@@ -31,11 +34,13 @@ class Prediction:
         result: status, boxes with scores in pixels of the image, reason.
         text: the model's raw answer.
         truncated: whether the token limit ended the answer.
+        candidates: boxes that the answer left out, with scores; see `candidates`.
     """
 
     result: DecodeResult
     text: str
     truncated: bool
+    candidates: Detections = field(default_factory=Detections.empty)
 
 
 class Detector:
@@ -47,6 +52,7 @@ class Detector:
         batch_size: images a forward pass.
         max_new_tokens: longest answer; the contract's by default.
         calibrator: makes scores mean what they say; None leaves them as they are.
+        num_candidates: boxes that `predict` asks for after the end of each answer, for AP; 0 saves their time.
     """
 
     def __init__(
@@ -57,12 +63,14 @@ class Detector:
         batch_size: int = 8,
         max_new_tokens: int | None = None,
         calibrator: Calibrator | None = None,
+        num_candidates: int = NUM_CANDIDATES,
     ) -> None:
         contract = loaded.contract
         self.loaded = loaded
         self.calibrator = calibrator
         self.labels = tuple(labels) if labels is not None else contract.labels
         self.batch_size = batch_size
+        self.num_candidates = num_candidates
         self.max_new_tokens = max_new_tokens or contract.max_new_tokens
         self.style = ConversationStyle(
             loaded.family.codec, self.labels, contract.prompt, contract.system, contract.box_order
@@ -79,33 +87,49 @@ class Detector:
         Raises:
             ConfigError: no labels are known.
         """
-        return [prediction.result for prediction in self.predict(images, labels)]
+        return [prediction.result for prediction in self.predict(images, labels, num_candidates=0)]
 
-    def predict(self, images: Iterable[Image.Image], labels: Sequence[str] | None = None) -> Iterator[Prediction]:
-        """As `detect`, one by one as batches are done, with the raw text."""
+    def predict(
+        self, images: Iterable[Image.Image], labels: Sequence[str] | None = None, *, num_candidates: int | None = None
+    ) -> Iterator[Prediction]:
+        """As `detect`, one by one as batches are done, with the raw text and candidates."""
+        num_candidates = self.num_candidates if num_candidates is None else num_candidates
         asked = tuple(labels) if labels is not None else self.labels
         if not asked:
             raise ConfigError("No labels to look for: this model was saved with none, name them with --labels a,b.")
         stream = iter(images)
         while batch := list(islice(stream, self.batch_size)):
-            yield from self._predict_batch(batch, asked)
+            yield from self._predict_batch(batch, asked, num_candidates)
 
-    def _predict_batch(self, images: Sequence[Image.Image], labels: tuple[str, ...]) -> list[Prediction]:
+    def _predict_batch(
+        self, images: Sequence[Image.Image], labels: tuple[str, ...], num_candidates: int
+    ) -> list[Prediction]:
         encoded = [self.encoder.question(image.convert("RGB"), labels) for image in images]
         tokenizer = self.loaded.processor.tokenizer
         inputs, _ = pad(encoded, [e.input_ids for e in encoded], tokenizer.pad_token_id, side="left")
         model = self.loaded.model
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        answers = _in_evaluation_mode(model, lambda: generate(model, inputs, tokenizer, self.max_new_tokens))
+        form = self.style.codec.form
+        answers = _in_evaluation_mode(
+            model, lambda: generate(model, inputs, tokenizer, self.max_new_tokens, form, num_candidates)
+        )
         return [self._decode(answer, sample, labels) for answer, sample in zip(answers, encoded, strict=True)]
 
     def _decode(self, answer: Answer, sample: EncodedSample, labels: tuple[str, ...]) -> Prediction:
         result = self.style.codec.decode(answer.text, sample.image_hw, sample.input_hw, labels)
+        found = self._scored(answer, result, sample)
+        prediction = Prediction(replace(result, detections=found), answer.text, answer.truncated)
+        if answer.continued is None:
+            return prediction
+        whole = self.style.codec.decode(answer.continued.text, sample.image_hw, sample.input_hw, labels)
+        is_candidate = [span.whole[0] >= answer.num_common_chars for span in whole.spans]
+        return replace(prediction, candidates=self._scored(answer.continued, whole, sample).select(is_candidate))
+
+    def _scored(self, answer: Answer, result: DecodeResult, sample: EncodedSample) -> Detections:
         scores = np.array([answer.box_score(span) for span in result.spans])
         if self.calibrator is not None:
             scores = self.calibrator.apply(scores)
-        found = result.detections.clipped(sample.image_hw).with_scores(scores)
-        return Prediction(replace(result, detections=found), answer.text, answer.truncated)
+        return result.detections.clipped(sample.image_hw).with_scores(scores)
 
 
 def _in_evaluation_mode(model: Any, act: Callable[[], Any]) -> Any:
@@ -126,19 +150,26 @@ def autocast_for(device: torch.device) -> Any:
 
 
 def pick_device(wish: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or the first GPU, or the CPU.
+    """The device asked for, or the first GPU, or the CPU; of several processes on a machine each has its own GPU.
 
     Raises:
         ConfigError: a GPU is asked for and there is none.
     """
     if wish in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _of_process(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         device = torch.device(wish)  # type: ignore[arg-type]
     except RuntimeError:
         raise ConfigError(f"Unknown device '{wish}': use auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"Device '{wish}' asked for, but torch sees no GPU here: use model.device=cpu.")
+    return _of_process(device)
+
+
+def _of_process(device: torch.device) -> torch.device:
+    """Of `cuda` without a number, the GPU that torchrun means for this process."""
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
 
 
