@@ -110,7 +110,10 @@ def test_packed_row(tiny, samples):
     lengths = [len(encoder.sample(sample)) for sample in samples]
     starts = torch.tensor([0, *lengths]).cumsum(0)[:-1]
     inputs, labels = batch["inputs"], batch["targets"]["labels"]
-    assert inputs.keys() == {"input_ids", "position_ids", "pixel_values", "image_grid_thw"}
+    borders = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+    assert inputs.keys() == {"input_ids", "position_ids", "pixel_values", "image_grid_thw"} | borders
+    assert inputs["cu_seq_lens_q"].tolist() == inputs["cu_seq_lens_k"].tolist() == [*starts.tolist(), sum(lengths)]
+    assert inputs["max_length_q"] == inputs["max_length_k"] == max(lengths)
     assert inputs["position_ids"].shape == (4, 1, sum(lengths))
     assert (labels[0, starts] == IGNORED).all()
     assert (inputs["position_ids"][:, 0, starts] == 0).all()

@@ -1,4 +1,4 @@
-"""Attention of the vision tower as whole matrix products."""
+"""Which implementation attends where, and that packed attention is exact."""
 
 from __future__ import annotations
 
@@ -8,67 +8,181 @@ import pytest
 import torch
 
 from boxtune.collators.batch import Collator
+from boxtune.errors import ModelError
 from boxtune.losses import language
-from boxtune.models import attention
-from boxtune.models.attention import MATMUL, matmul_attention, use_matmul_attention
+from boxtune.models import attention, attention_kernels
+from boxtune.models.attention import AttentionChoice, choose_attention, has_sliding_window, use_attention
+from boxtune.models.attention_kernels import KernelCheck, attend_by_segments, fastest_kernel
+from boxtune.models.attention_varlen import borders_of, register_varlen
 from boxtune.models.families import FAMILIES
 from collators.conversations import encoder_of
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
-def heads(num_patches: int, dtype: torch.dtype) -> list[torch.Tensor]:
+
+def test_segments_are_attended_alone():
+    """Against a softmax over a mask that is written down."""
     noise = torch.Generator().manual_seed(0)
-    return [torch.randn(1, 2, num_patches, 8, generator=noise).to(dtype).requires_grad_() for _ in range(3)]
+    query = torch.randn(7, 4, 8, generator=noise)
+    key, value = (torch.randn(7, 2, 8, generator=noise) for _ in range(2))
+    sample = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    for causal in (False, True):
+        found = attend_by_segments(query, key, value, torch.tensor([0, 3, 5, 7], dtype=torch.int32), 3, 0.5, causal)
+        weights = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(2, 1)) * 0.5
+        allowed = sample[:, None] == sample[None]
+        allowed = allowed.tril() if causal else allowed
+        weights = weights.masked_fill(~allowed, -torch.inf).softmax(-1)
+        expected = torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(2, 1))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_same_as_sdpa_but_for_rounding():
-    query, key, value = heads(20, torch.bfloat16)
-    found, _ = matmul_attention(torch.nn.Module(), query, key, value, None, 8**-0.5)
-    exact = [tensor.detach().float().requires_grad_() for tensor in (query, key, value)]
-    expected = torch.nn.functional.scaled_dot_product_attention(*exact).transpose(1, 2)
-    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
-    upstream = torch.ones_like(expected)
-    gradients = torch.autograd.grad(found, (query, key, value), upstream.bfloat16())
-    for gradient, true in zip(gradients, torch.autograd.grad(expected, exact, upstream), strict=True):
-        torch.testing.assert_close(gradient.float(), true, rtol=0.05, atol=0.05)
+def test_borders_are_where_positions_start_anew():
+    assert borders_of(torch.tensor([[0, 1, 2, 0, 1, 0]])).tolist() == [0, 3, 5, 6]
+    assert borders_of(torch.tensor([[4, 5, 6]])).tolist() == [0, 3]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "options"),
-    [
-        pytest.param(torch.float32, {}, id="fp32"),
-        pytest.param(torch.bfloat16, {"is_causal": True}, id="causal"),
-        pytest.param(torch.bfloat16, {"num_patches": 30}, id="long"),
-        pytest.param(torch.bfloat16, {"masked": True}, id="masked"),
-    ],
-)
-def test_sdpa_where_that_is_faster_or_anything_else_is_asked(dtype, options, monkeypatch):
-    asked = []
-    monkeypatch.setattr(attention, "LONGEST", 25)
-    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *args, **_: asked.append(args) or (args[1], None))
-    options = dict(options)
-    num_patches = options.pop("num_patches", 20)
-    mask = torch.ones(1, 1, num_patches, num_patches, dtype=torch.bool) if options.pop("masked", False) else None
-    matmul_attention(torch.nn.Module(), *heads(num_patches, dtype), mask, 1.0, **options)
-    assert len(asked) == 1
+def losses_and_gradients(model, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    outputs = model(**batch["inputs"], **language.forward_options(batch["targets"]), use_cache=False)
+    loss = language.total(outputs.logits, batch["targets"])
+    loss.backward()
+    return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("batching", ["padded", "packed", "packed without borders"])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_same_as_eager(tiny, samples, model_type, batching):
+    """Loss and every gradient in fp32: sums in another order, 1e-5 of the largest entry."""
+    model, processor = tiny(model_type)
+    encoder = encoder_of(model_type, processor)
+    exact = copy.deepcopy(model)
+    exact.set_attn_implementation("eager")
+    expected_loss, expected = losses_and_gradients(exact, Collator(encoder, batching="padded")(samples))
+    varlen = copy.deepcopy(model)
+    use_attention(varlen, AttentionChoice("segments", "segments", "a test"))
+    batch = Collator(encoder, batching="padded" if batching == "padded" else "packed")(samples)
+    if batching == "packed without borders":
+        for name in ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"):
+            del batch["inputs"][name]
+    loss, gradients = losses_and_gradients(varlen, batch)
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        largest = max(float(expected[name].abs().max()), 1e-3)
+        assert torch.allclose(gradient, expected[name], rtol=0, atol=2e-5 * largest), name
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_vision_towers_take_it(tiny, samples, model_type, monkeypatch, tmp_path):
-    """Every family asks for it in its vision tower and there alone; what is saved does not name it."""
-    bare, processor = tiny(model_type)
-    model = copy.deepcopy(bare)
-    batch = Collator(encoder_of(model_type, processor))(samples)
+def test_generation_is_left_to_sdpa(tiny, samples, model_type):
+    """Prompts padded on the left and a cache that grows: token for token the same."""
+    from boxtune.collators.batch import pad
 
-    def loss_of(model):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            outputs = model(**batch["inputs"], **language.forward_options(batch["targets"]), use_cache=False)
-        return float(language.total(outputs.logits, batch["targets"]) / language.count(batch["targets"]))
+    model, processor = tiny(model_type)
+    encoder = encoder_of(model_type, processor)
+    encoded = [encoder.question(sample.image) for sample in samples]
+    inputs, _ = pad(encoded, [e.input_ids for e in encoded], processor.tokenizer.pad_token_id, side="left")
+    varlen = copy.deepcopy(model)
+    use_attention(varlen, AttentionChoice("segments", "segments", "a test"))
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "output_logits": True}
+    expected = model.generate(**inputs, return_dict_in_generate=True, **options)
+    found = varlen.generate(**inputs, return_dict_in_generate=True, **options)
+    torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), rtol=1e-4, atol=1e-4)
 
-    expected = loss_of(model)
-    use_matmul_attention(model)
-    assert model.config.vision_config._attn_implementation == MATMUL
-    assert model.config.text_config._attn_implementation == bare.config.text_config._attn_implementation
-    monkeypatch.setattr(attention, "sdpa_attention_forward", None)  # would be called for nothing
-    assert loss_of(model) == pytest.approx(expected, rel=0.01)
+
+def test_no_saved_configuration_tells_of_it(tiny, tmp_path):
+    model = copy.deepcopy(tiny("qwen2_5_vl")[0])
+    use_attention(model, AttentionChoice("segments", "matmul", "a test"))
     model.config.save_pretrained(tmp_path)
-    assert MATMUL not in (tmp_path / "config.json").read_text()
+    assert "boxtune" not in (tmp_path / "config.json").read_text()
+
+
+def test_a_packed_row_that_cannot_be_attended_exactly_is_refused(tiny):
+    register_varlen("segments")
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    attend = ALL_ATTENTION_FUNCTIONS["boxtune_flash_segments"]
+    query = torch.zeros(1, 2, 4, 8)
+    with pytest.raises(ValueError, match="cannot be attended exactly"):
+        attend(torch.nn.Module(), query, query, query, None, dropout=0.1, cu_seq_lens_q=torch.tensor([0, 2, 4]))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "bf16", "packed", "language", "vision"),
+    [
+        ("auto", True, False, "sdpa", "matmul"),
+        ("auto", False, False, "sdpa", "sdpa"),
+        ("auto", True, True, "segments", "matmul"),
+        ("sdpa", True, True, "sdpa", "sdpa"),
+        ("eager", False, False, "eager", "eager"),
+        ("varlen", False, True, "segments", "segments"),
+    ],
+)
+def test_on_a_cpu(wanted, bf16, packed, language, vision):
+    choice = choose_attention(wanted, CPU, bf16=bf16, packed=packed)
+    assert (choice.language, choice.vision) == (language, vision)
+    assert choice.why
+
+
+@pytest.fixture
+def kernels_that_run(monkeypatch):
+    """Names of the kernels that run on a GPU that is made up."""
+
+    def install(*names):
+        def check_package(package, device):
+            installed = any(package.name in name for name in names)
+            usable = package.name in names
+            return KernelCheck(package.name, usable, "1.0" if installed else None, "" if usable else "broken")
+
+        monkeypatch.setattr(attention_kernels, "check_package", check_package)
+        monkeypatch.setattr(attention, "check_package", check_package)
+        usable = "torch varlen" in names
+        check = KernelCheck("torch varlen", usable, None, "" if usable else "too old")
+        monkeypatch.setattr(attention_kernels, "check_varlen", lambda: check)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("running", "kernel"),
+    [
+        (("torch varlen",), "varlen"),
+        (("torch varlen", "flash-attn 2"), "flash_attention_2"),
+        (("torch varlen", "flash-attn 2", "flash-attn 3"), "flash_attention_3"),
+        (("torch varlen", "broken flash-attn 4"), "varlen"),
+        ((), "sdpa"),
+    ],
+)
+def test_on_a_gpu(kernels_that_run, running, kernel):
+    kernels_that_run(*running)
+    choice = choose_attention("auto", GPU, bf16=True, packed=True)
+    assert (choice.language, choice.vision) == (kernel, kernel)
+    assert "too old" in choice.why if not running else "runs here" in choice.why
+    behind = choose_attention("auto", GPU, bf16=True, packed=True, looks_back=True)
+    assert (behind.language, behind.vision) == ("sdpa", kernel)
+    assert choose_attention("auto", GPU, bf16=False, packed=True).language == "sdpa"
+
+
+def test_what_is_asked_for_by_name_and_cannot_run_is_refused(kernels_that_run):
+    kernels_that_run("torch varlen")
+    with pytest.raises(ModelError, match="flash_attention_3 cannot be used: broken"):
+        choose_attention("flash_attention_3", GPU, bf16=True, packed=False)
+    with pytest.raises(ModelError, match="in bf16 on a GPU only"):
+        choose_attention("flash_attention_2", CPU, bf16=True, packed=False)
+    with pytest.raises(ModelError, match="knows no sliding window"):
+        choose_attention("varlen", GPU, bf16=True, packed=False, looks_back=True)
+    assert choose_attention("varlen", GPU, bf16=True, packed=False).language == "varlen"
+
+
+def test_sliding_windows_are_seen(tiny):
+    config = copy.deepcopy(tiny("qwen2_5_vl")[0].config)
+    assert not has_sliding_window(config)
+    config.text_config.layer_types = ["full_attention", "sliding_attention"]
+    assert has_sliding_window(config)
+
+
+@pytest.mark.gpu
+def test_a_kernel_runs_on_a_real_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    key, why = fastest_kernel()
+    assert key is not None, why

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 
 import numpy as np
@@ -12,13 +13,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from boxtune.config.load import load_config
-from boxtune.config.recipes import find_recipe
 from boxtune.errors import BoxtuneError, ConfigError
-from boxtune.models.areas import LowRank, prepare_for_training, summarize
+from boxtune.evaluation.intervals import Redrawn
+from boxtune.models.areas import summarize
 from boxtune.models.families import family
-from boxtune.models.tiny import build_tiny, save_tiny
+from boxtune.models.load import load_model
 from boxtune.training import comparison_run
-from boxtune.training.comparison import compare_recipes, print_recipes, resolve_recipe, spread
+from boxtune.training.comparison import compare_recipes
+from boxtune.training.comparison_results import print_recipes, spread
 from boxtune.training.comparison_run import RunResult, num_trained, read_result
 from training.runs import SHORT, write_coco
 
@@ -77,14 +79,20 @@ def test_rows(compared):
         assert row.memory == "rss"
         assert row.peak_bytes > 10_000_000
         for name in ("map", "map50", "mean_iou"):
-            figure = row.figures[name]
-            assert figure.mean == pytest.approx(np.mean([getattr(one, name) for one in row.metrics]))
-            assert figure.interval.low <= figure.mean <= figure.interval.high
+            figure, of_seeds = row.figures[name], [getattr(one, name) for one in row.metrics]
+            if None in of_seeds:  # an untrained model finds nothing
+                assert (figure.mean, figure.interval) == (None, None)
+            else:
+                assert figure.mean == pytest.approx(np.mean(of_seeds))
+                assert figure.interval.low <= figure.mean <= figure.interval.high
+        assert row.looks == ((), ())
+    assert lora.against_baseline == {}
+    assert two_stage.against_baseline["map"].value == two_stage.figures["map"].mean - lora.figures["map"].mean
     assert json.loads((folder / "compare.json").read_text()) == json.loads(json.dumps(result.to_dict()))
-    said = quiet()
+    said = Console(file=io.StringIO(), width=80)
     print_recipes(result, said)
-    assert "r3-two-stage" in said.file.getvalue()
-    assert f"{two_stage.num_trained[0]:,} + {two_stage.num_trained[1]:,}" in said.file.getvalue()
+    for text in ("r3-two-stage", f"{two_stage.num_trained[0]:,} +", f"{two_stage.num_trained[1]:,}", "GiB\n"):
+        assert text in said.file.getvalue()
 
 
 def test_a_finished_run_is_not_trained_again_and_a_lost_one_is(compared, data):
@@ -121,6 +129,7 @@ BAD = [
     ({"num_seeds": 0}, "5 images and 0 seeds"),
     ({"overrides": ["trainer.max_steps=3"]}, "trainer.max_steps is the comparison's own"),
     ({"overrides": ["trainer.minutes=1"]}, "trainer.minutes is the comparison's own"),
+    ({"overrides": ["collator.token_budget=99"]}, "collator.token_budget is the comparison's own"),
     ({"overrides": ["trainer.seeed=1"]}, "seed"),
 ]
 
@@ -151,41 +160,54 @@ def test_another_comparison_in_the_folder_is_refused(compared, data, tmp_path):
         compare(data, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("said", "meant"),
-    [
-        ("r1", "r1-llm-only"),
-        ("r2", "r2-vision-only"),
-        ("r3", "r3-two-stage"),
-        ("r4", "r4-joint"),
-        ("lora", "lora"),
-        ("r1-llm-only", "r1-llm-only"),
-    ],
-)
-def test_short_names(said, meant):
-    assert resolve_recipe(said) == find_recipe(meant)
-
-
 def test_spread_over_seeds_is_wider_than_over_images():
     images = np.random.default_rng(0).normal(0, 0.01, 1000)
-    one = spread([0.5], [0.5 + images])
-    two = spread([0.4, 0.6], [0.4 + images, 0.6 + images])
+    one = spread([0.5], [Redrawn(0.5 + images, (9,))])
+    two = spread([0.4, 0.6], [Redrawn(mean + images, (9,)) for mean in (0.4, 0.6)])
     assert (one.mean, one.of_seeds) == (0.5, None)
     assert (two.mean, two.of_seeds) == (0.5, pytest.approx(0.2 / np.sqrt(2)))
     assert two.interval.high - two.interval.low > 3 * (one.interval.high - one.interval.low)
-    assert spread([None, 0.5], [images, images]).mean is None
+    assert spread([None, 0.5], [Redrawn(images, (9,))] * 2).mean is None
 
 
-@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
-@pytest.mark.parametrize("areas", [{"vision"}, {"merger"}, {"language"}, {"vision", "merger"}])
-def test_trained_weights_on_the_disk_are_those_that_training_opens(model_type, areas, tmp_path):
-    training = {area: "full" if area in areas else "frozen" for area in ("vision", "merger", "language")}
-    model, _ = build_tiny(model_type)
-    rows = summarize(prepare_for_training(model, family(model_type), training, LowRank()), family(model_type))
-    save_tiny(model_type, tmp_path)
-    (tmp_path / "config.yaml").write_text("adapter:\n" + "".join(f"  {k}: {v}\n" for k, v in training.items()))
-    stored = sum(tensor.numel() for path in tmp_path.glob("*.safetensors") for tensor in load_file(path).values())
-    assert 0 < num_trained(tmp_path) == sum(row.num_trainable for row in rows) < stored
+def test_trained_weights_are_those_on_the_disk(compared):
+    """The record says what was opened before the first step; the files say what was saved."""
+    folder, _, _ = compared
+    stages = folder / "r3-two-stage" / "seed-0" / "run"
+    first, second = stages / "stage-1-vision", stages / "stage-2-language"
+    for adapter in (second, folder / "lora" / "seed-0" / "run"):
+        assert num_trained(adapter) == num_elements(load_file(adapter / "adapter_model.safetensors").values())
+    rows = summarize(load_model(str(first)).model, family("qwen2_vl"))
+    in_full = {row.area: row.num_parameters for row in rows if row.area in ("vision", "merger")}
+    assert json.loads((first / "run.json").read_text())["trained"] == in_full
+    assert json.loads((second / "run.json").read_text())["trained"].keys() == {"language"}
+
+
+def num_elements(tensors) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def test_the_page(compared):
+    folder, result, _ = compared
+    page = (folder / "comparison.html").read_text()
+    assert "8 images seen by each recipe, 2 seeds, judged on" in page
+    assert "The baseline is lora." in page
+    for row in result.rows:
+        assert f"<td>{row.trained_text}</td>" in page
+        assert f"<td>{row.memory_text}</td>" in page
+    assert page.count("<circle") == 4  # AP over minutes: two recipes, two seeds
+    assert "AP along the images seen" not in page
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", page)
+
+
+def test_looks_in_the_course_of_training_are_drawn_along_the_images(data, tmp_path):
+    """r3 sees half of its images in each stage: looks at half and at the end of both."""
+    settings = [*OVERRIDES, "evaluation.every=0.5", "evaluation.watch_images=2"]
+    result, _ = compare(data, tmp_path / "runs", num_seeds=1, num_images=8, overrides=settings)
+    assert [[images for images, _ in row.looks[0]] for row in result.rows] == [[4, 8], [2, 4, 6, 8]]
+    page = (tmp_path / "runs" / "comparison.html").read_text()
+    assert "AP along the images seen" in page
+    assert page.count("<circle") == 2 + 2 + 4
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model": "run", "num_trained": 3}'])

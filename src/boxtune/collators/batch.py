@@ -16,7 +16,7 @@ from boxtune.collators.encode import EncodedSample, SampleEncoder
 from boxtune.collators.labels import LABEL_MASKS
 from boxtune.collators.positions import text_and_mrope_positions
 from boxtune.data.sample import Sample
-from boxtune.losses.language import IGNORED
+from boxtune.losses.language import IGNORED, label_targets
 
 Batch = dict[str, dict[str, Any]]
 
@@ -29,11 +29,14 @@ class Collator:
         encoder: prompt, processor, limits.
         labels: which tokens are trained (see `boxtune.collators.labels`).
         batching: padded or packed.
+        pixel_dtype: of `pixel_values`. The tower rounds them to its own dtype first of all; done here, half as much
+            travels.
     """
 
     encoder: SampleEncoder
     labels: Literal["assistant", "all_text"] = "assistant"
     batching: Literal["padded", "packed"] = "padded"
+    pixel_dtype: torch.dtype = torch.float32
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Encode, label and batch the samples."""
@@ -44,7 +47,11 @@ class Collator:
             inputs, label_rows = pack(encoded, labels, processor.image_processor.merge_size)
         else:
             inputs, label_rows = pad(encoded, labels, processor.tokenizer.pad_token_id)
-        return {"inputs": inputs, "targets": {"labels": label_rows, "sample_ids": [s.sample_id for s in encoded]}}
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.pixel_dtype)
+        return {
+            "inputs": inputs,
+            "targets": {**label_targets(label_rows), "sample_ids": [s.sample_id for s in encoded]},
+        }
 
 
 def pad(
@@ -66,18 +73,25 @@ def pad(
 
 def pack(
     samples: Sequence[EncodedSample], labels: Sequence[torch.Tensor], merge_size: int
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+) -> tuple[dict[str, Any], torch.Tensor]:
     """One row `[1, ΣL]`; inputs of the model, and labels `[1, ΣL]`.
 
     Positions `[4, 1, ΣL]` (a text row that starts anew with each sample, then the three rows of M-RoPE) without an
     attention mask keep the samples apart: `Qwen2VLTextModel.forward` of transformers 5.18–5.23 and its siblings read
-    the borders from the text row. The first label of each sample is ignored: nothing before it may predict it.
+    the borders from the text row, or take them as `cu_seq_lens_q` and its like where attention needs no mask (see
+    `boxtune.models.attention_varlen`). The first label of each sample is ignored: nothing before it may predict it.
     """
     positions = [text_and_mrope_positions(s.vision_mask, s.image_grid_thw, merge_size) for s in samples]
     first_ignored = [torch.cat([torch.full((1,), IGNORED), row[1:]]) for row in labels]
+    lengths = torch.tensor([len(sample) for sample in samples])
+    borders, longest = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int(), int(lengths.max())
     inputs = {
         "input_ids": torch.cat([s.input_ids for s in samples])[None],
         "position_ids": torch.cat(positions, dim=1)[:, None],
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": longest,
+        "max_length_k": longest,
         **_vision(samples),
     }
     return inputs, torch.cat(first_ignored)[None]

@@ -25,6 +25,44 @@ def num_tokens(encoder: SampleEncoder, detections: Detections, image_hw: Span) -
     return len(text_tokens) - 1 + num_image_tokens(encoder, image_hw)
 
 
+def sample_lengths(encoder: SampleEncoder, samples: DetectionDataset) -> list[int]:
+    """Tokens of every conversation, as `num_tokens` counts them; of what all have in common once."""
+    if len(samples) == 0:
+        return []
+    first = num_tokens(encoder, samples.detections(0), samples.image_hw(0))
+    sizes = [samples.image_hw(index) for index in range(len(samples))]
+    answers = [
+        encoder.style.answer(samples.detections(index), image_hw, image_hw)["content"][0]["text"]
+        for index, image_hw in enumerate(sizes)
+    ]
+    tokens = encoder.processor.tokenizer(answers, add_special_tokens=False)["input_ids"]
+    own = [len(ids) + num_image_tokens(encoder, hw) for ids, hw in zip(tokens, sizes, strict=True)]
+    return [first - own[0] + number for number in own]
+
+
+def token_shares(encoder: SampleEncoder, samples: DetectionDataset, labels: str) -> dict[str, float]:
+    """Which share of the tokens stands for images, and which is trained (`image_share`, `label_share`), roughly.
+
+    Args:
+        encoder: knows lengths.
+        samples: the first thousands are looked at.
+        labels: `assistant` or `all_text`.
+    """
+    number = min(len(samples), _SAMPLED)
+    part = samples.subset(range(number)) if number < len(samples) else samples
+    lengths = sample_lengths(encoder, part)
+    total = max(1, sum(lengths))
+    images = sum(num_image_tokens(encoder, part.image_hw(index)) for index in range(number))
+    without_answers = num_tokens(encoder, Detections.empty(), part.image_hw(0)) - num_image_tokens(
+        encoder, part.image_hw(0)
+    )
+    answers = total - images - number * without_answers
+    return {
+        "image_share": images / total,
+        "label_share": (answers if labels == "assistant" else total - images) / total,
+    }
+
+
 def check_lengths(encoder: SampleEncoder, samples: DetectionDataset) -> None:
     """Find samples above `encoder.max_length` before training; nothing to do where there is no limit.
 
@@ -34,7 +72,7 @@ def check_lengths(encoder: SampleEncoder, samples: DetectionDataset) -> None:
     limit = encoder.max_length
     if limit is None:
         return
-    lengths = [num_tokens(encoder, samples.detections(i), samples.image_hw(i)) for i in range(len(samples))]
+    lengths = sample_lengths(encoder, samples)
     too_long = [i for i, length in enumerate(lengths) if length > limit]
     if too_long:
         worst = max(too_long, key=lambda i: lengths[i])

@@ -10,17 +10,20 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from boxtune.config.recipes import find_recipe
 from boxtune.config.schema import Config
+from boxtune.config.wording import in_words
 from boxtune.errors import ConfigError, nearest
 
 Tree = dict[str, Any]
 
 
 def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
-    """The configuration from a YAML file and `section.key=value` overrides.
+    """The configuration from a YAML file and `section.key=value` overrides; a recipe is named in full.
 
     Raises:
-        ConfigError: a file that is not there or no YAML, an unknown key (names the nearest valid one), a wrong value.
+        ConfigError: a file that is not there or no YAML, an unknown key (names the nearest valid one), a wrong value, an
+            unknown recipe.
     """
     return load_with_origins(path, overrides)[0]
 
@@ -38,6 +41,8 @@ def load_with_origins(path: str | Path | None, overrides: Iterable[str] = ()) ->
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, origins)) from None
+    if config.recipe is not None:
+        config = config.model_copy(update={"recipe": find_recipe(config.recipe).name})
     return config, {key: origins.get(key, "default") for key, _ in flatten(config.model_dump())}
 
 
@@ -132,16 +137,16 @@ def _nearest_key(key: str, model: type[BaseModel], prefix: str) -> str:
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
-    parts: dict[str, list[str]] = {}
+    parts: dict[str, list[Any]] = {}
     values: dict[str, Any] = {}
     for problem in error.errors():
         # a union reports once for each member, with the member's name after the key's own path
         key = _known_prefix([str(part) for part in problem["loc"]])
-        parts.setdefault(key, []).append(problem["msg"][0].lower() + problem["msg"][1:])
+        parts.setdefault(key, []).append(problem)
         values[key] = problem["input"]
     lines = [
-        f"{key} = {values[key]!r} ({origins.get(key, 'given')}): {' or '.join(dict.fromkeys(messages))}"
-        for key, messages in parts.items()
+        f"{key} = {values[key]!r} ({origins.get(key, 'given')}): {in_words(problems)}"
+        for key, problems in parts.items()
     ]
     return "; ".join(lines) + ". `boxtune inspect config` lists every key with its meaning."
 

@@ -53,6 +53,11 @@ class Recipe:
     when: str
     stages: tuple[Stage, ...]
 
+    @property
+    def short_name(self) -> str:
+        """What stands before the first dash."""
+        return self.name.partition("-")[0]
+
 
 _VISION = Stage("vision", language="frozen", vision="full", merger="full")
 _LANGUAGE = Stage("language", language="lora", vision="frozen", merger="frozen", quantize="nf4")
@@ -101,14 +106,17 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name, whole (`r1-llm-only`) or short (`r1`).
 
     Raises:
         ConfigError: unknown; names those known.
     """
-    if name not in RECIPES:
-        raise ConfigError(f"Unknown recipe '{name}'. Known: {', '.join(RECIPES)}; `boxtune recipes` says more.")
-    return RECIPES[name]
+    for recipe in RECIPES.values():
+        if name in (recipe.name, recipe.short_name):
+            return recipe
+    raise ConfigError(
+        f"Unknown recipe '{name}'. Known: {', '.join(RECIPES)}, or short, as r1; `boxtune recipes` says more."
+    )
 
 
 def stage_folder(config: Config, number: int) -> Path:

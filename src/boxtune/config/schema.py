@@ -33,7 +33,18 @@ class ModelConfig(Section):
         "auto", description="`nf4`: the language model's linears in 4 bits (LoRA only). auto: none, or the recipe's."
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1` …")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="Attention implementation.")
+    attention: Literal[
+        "auto", "eager", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flash_attention_4"
+    ] = Field(
+        "auto", description="What attends; auto: the fastest exact kernel that runs here, said when the run starts."
+    )
+    speedups: (
+        tuple[Literal["label_logits", "adapter_arithmetic", "frozen_vision", "padded_vision", "compiled_blocks"], ...]
+        | Auto
+    ) = Field("auto", description="Ways to the same numbers in less time; auto: those that pay on this machine.")
+    memory: Literal["auto", "fast", "small"] = Field(
+        "auto", description="Spend memory for speed, or save it; auto: as fast as an estimate says that fits the GPU."
+    )
     min_pixels: Count | Auto = Field("auto", description="Smaller images are enlarged to this area (px of the input).")
     max_pixels: Count | Auto = Field("auto", description="Larger images are reduced to this area (px of the input).")
     trust_remote_code: bool = Field(False, description="Run code that a model folder brings. Off unless you say so.")
@@ -90,7 +101,14 @@ class GroundingConfig(Section):
 class CollatorConfig(Section):
     """How samples become a batch, and which tokens are trained."""
 
-    batching: Literal["padded", "packed"] = Field("padded", description="Packed: one row without padding.")
+    batching: Literal["auto", "padded", "packed"] = Field(
+        "auto", description="Packed: one row without padding; auto: packed on a GPU that computes in bf16."
+    )
+    token_budget: Count | Auto | None = Field(
+        "auto",
+        description="Packed: longest row in tokens, filled with as many samples as fit, instead of a number of images; "
+        "auto: what memory allows on a GPU, none on a CPU.",
+    )
     labels: Literal["assistant", "all_text"] = Field("assistant", description="Train the answer, or prompt and answer.")
     max_length: int | None = Field(None, ge=16, description="Longest sample allowed, in tokens; a longer one is named.")
 

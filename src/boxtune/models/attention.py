@@ -1,50 +1,106 @@
-"""Attention of the vision tower as whole matrix products, for steps in bf16 on a CPU.
+"""Which implementation attends in which part of a model, chosen once when a run starts.
 
-torch's own kernel for CPUs (`scaled_dot_product_attention` of 2.15) cuts the matrices into blocks too small for bf16
-instructions: forwards and backwards it takes 50 ms for 1530 patches and 4 heads on two cores, this takes 28 ms.
+Fused kernels need no masks and no padding, but a GPU. On a CPU the vision tower attends by whole matrix products where
+that is faster, and packed rows sample after sample, which saves the squares between samples that a mask throws away.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-MATMUL = "boxtune_matmul"
-LONGEST = 2048  # patches: the weights take patches² × heads × 2 bytes for each image and layer
+from boxtune.errors import ModelError
+from boxtune.models.attention_kernels import PACKAGES, SEGMENTS, VARLEN, check_package, fastest_kernel
+from boxtune.models.attention_matmul import register_matmul
+from boxtune.models.attention_varlen import register_varlen
+
+Attention = Literal["auto", "eager", "sdpa", "varlen", "flash_attention_2", "flash_attention_3", "flash_attention_4"]
+_AS_LOADED = ("eager", "sdpa")
 
 
-def use_matmul_attention(model: Any) -> None:
-    """Let the vision tower of a model of transformers attend by `matmul_attention`; the rest stays as it is.
+@dataclass(frozen=True)
+class AttentionChoice:
+    """What attends where.
 
-    No saved configuration tells of it.
+    Attributes:
+        language, vision: `eager`, `sdpa`, `matmul`, or a key of `boxtune.models.attention_kernels`.
+        why: for people, in one line.
     """
-    AttentionInterface.register(MATMUL, matmul_attention)
-    AttentionMaskInterface.register(MATMUL, sdpa_mask)
-    model.set_attn_implementation({"vision_config": MATMUL})
+
+    language: str
+    vision: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"language model {self.language}, vision tower {self.vision} ({self.why})"
 
 
-def matmul_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """`[B, H, N, D]` → `[B, N, H, D]`, each patch looking at all; sdpa where that is faster, or anything else is asked.
+def choose_attention(
+    wanted: Attention, device: torch.device, *, bf16: bool, packed: bool, looks_back: bool = False
+) -> AttentionChoice:
+    """The implementation for each part.
 
-    The signature is that of transformers' attention functions.
+    Args:
+        wanted: `auto`, or a name, which is taken for both parts.
+        device: that the model is on.
+        bf16: whether a step computes in bf16.
+        packed: whether rows hold several samples.
+        looks_back: whether some layer of the language model sees a window of the past only (`sliding_attention`).
+
+    Raises:
+        ModelError: what is wanted by name does not run here.
     """
-    plain = attention_mask is None and not dropout and not options.get("is_causal") and query.shape == key.shape
-    if not plain or query.dtype != torch.bfloat16 or query.shape[2] > LONGEST:  # sdpa wins in fp32
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
-        )
-    weights = ((query * scaling) @ key.transpose(-1, -2)).softmax(-1)
-    return (weights @ value).transpose(1, 2), None
+    if wanted in _AS_LOADED:
+        return AttentionChoice(wanted, wanted, "asked for")
+    fused = device.type == "cuda" and bf16
+    if wanted == "auto":
+        if device.type == "cpu":
+            return _on_cpu(packed and not looks_back, bf16)
+        if not fused:
+            return _plain("fp32 has no fused kernel")
+        key, why = fastest_kernel()
+        if key is None:
+            return _plain(why)
+        return AttentionChoice("sdpa" if looks_back else key, key, why)
+    if looks_back:
+        raise ModelError(f"model.attention={wanted} knows no sliding window, and this model has one: use auto.")
+    if wanted == VARLEN and not fused:
+        return AttentionChoice(SEGMENTS, SEGMENTS, "asked for; sample after sample, there is no fused kernel here")
+    _check_runs(wanted, fused)
+    return AttentionChoice(wanted, wanted, "asked for")
+
+
+def use_attention(model: Any, choice: AttentionChoice) -> None:
+    """Let both parts of a model of transformers attend as chosen; no saved configuration tells of it."""
+    names = {"text_config": _registered(choice.language), "vision_config": _registered(choice.vision)}
+    model.set_attn_implementation(names)
+
+
+def has_sliding_window(config: Any) -> bool:
+    """Whether some layer of the language model sees a window of the past only."""
+    return "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or ())
+
+
+def _on_cpu(packed: bool, bf16: bool) -> AttentionChoice:
+    language, vision = SEGMENTS if packed else "sdpa", "matmul" if bf16 else "sdpa"
+    return AttentionChoice(language, vision, "the fastest on a CPU")
+
+
+def _plain(why: str) -> AttentionChoice:
+    return AttentionChoice("sdpa", "sdpa", why)
+
+
+def _check_runs(wanted: str, fused: bool) -> None:
+    if not fused:
+        raise ModelError(f"model.attention={wanted} computes in bf16 on a GPU only: use model.attention=auto.")
+    for package in PACKAGES:
+        if package.key == wanted and not (check := check_package(package, "cuda")).usable:
+            raise ModelError(f"model.attention={wanted} cannot be used: {check.reason}.")
+
+
+def _registered(choice: str) -> str:
+    if choice in _AS_LOADED:
+        return choice
+    return register_matmul() if choice == "matmul" else register_varlen(choice)

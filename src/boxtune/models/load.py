@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from boxtune.models.families import Family, family
 from boxtune.models.places import (
     EMBEDDED,
     LOADING_ERRORS,
+    RECIPE_FILE,
+    base_of_adapter,
     embedded_folder,
     in_one_line,
     load_config,
@@ -30,8 +31,6 @@ from boxtune.models.places import (
     no_model,
 )
 from boxtune.models.quantize import Quantize, check_precision, quantization_config, require_bitsandbytes, settle
-
-RECIPE_FILE = "recipe.json"  # in a folder that holds the stages of a recipe
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def load_model(
     if not name or (not folder.is_dir() and (folder.is_file() or not may_be_hub_id(name))):
         raise no_model(name)
     _refuse_unfinished(folder)
-    adapter_base = _base_of_adapter(folder)
+    adapter_base = base_of_adapter(folder)
     base = adapter_base or (EMBEDDED if name == EMBEDDED else str(folder if folder.is_dir() else name))
     if adapter_base is not None and adapter_base.startswith("tiny:"):
         model = _tiny(adapter_base, options, device, quantize).model
@@ -124,33 +123,6 @@ def _refuse_unfinished(folder: Path) -> None:
             f"{folder} is an unfinished run: use {checkpoints[-1].parent}, or finish it with "
             f"boxtune train --resume --output-dir {folder}."
         )
-
-
-def _base_of_adapter(folder: Path) -> str | None:
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        return None
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is not a PEFT adapter's configuration ({error}).") from None
-    if isinstance(base, str) and not Path(base).is_dir() and (moved := _moved_along(folder, base)):
-        return str(moved)
-    known = isinstance(base, str) and (base == EMBEDDED or base.startswith("tiny:") or may_be_hub_id(base))
-    if not known and not (base and Path(base).is_dir()):
-        raise ModelError(
-            f"The adapter in {folder} was trained on '{base}', which is not there: put that model back, or write its "
-            "new place to base_model_name_or_path in adapter_config.json."
-        )
-    return str(base)
-
-
-def _moved_along(folder: Path, base: str) -> Path | None:
-    """The stage of a recipe that an adapter was trained on, where the recipe's folder has another place now."""
-    for home in folder.absolute().parents[:2]:  # of a stage, of a checkpoint in it
-        if (home / RECIPE_FILE).is_file() and (home / Path(base).name / FILE_NAME).is_file():
-            return home / Path(base).name
-    return None
 
 
 def _tiny(name: str, options: dict[str, Any], device: str | torch.device, quantize: Quantize) -> LoadedModel:

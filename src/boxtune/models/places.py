@@ -11,10 +11,12 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from boxtune.errors import ModelError
+from boxtune.models.contract import FILE_NAME
 from boxtune.models.families import family
 
 EMBEDDED = "embedded"
 TINY = "tiny:"
+RECIPE_FILE = "recipe.json"  # in a folder that holds the stages of a recipe
 # what transformers, peft and safetensors raise on files that are lost, cut, of another kind or of another shape
 LOADING_ERRORS = (
     OSError,
@@ -53,6 +55,38 @@ def may_be_hub_id(name: str) -> bool:
 def no_model(name: str) -> ModelError:
     """The error of a name that leads nowhere."""
     return ModelError(f"No model at '{name}': {_KNOWN_NAMES}.")
+
+
+def base_of_adapter(folder: Path) -> str | None:
+    """The name of the model below an adapter; None where the folder holds no adapter.
+
+    Raises:
+        ModelError: no PEFT configuration, or a base that is not there.
+    """
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is not a PEFT adapter's configuration ({error}).") from None
+    if isinstance(base, str) and not Path(base).is_dir() and (moved := _moved_along(folder, base)):
+        return str(moved)
+    known = isinstance(base, str) and (base == EMBEDDED or base.startswith(TINY) or may_be_hub_id(base))
+    if not known and not (base and Path(base).is_dir()):
+        raise ModelError(
+            f"The adapter in {folder} was trained on '{base}', which is not there: put that model back, or write its "
+            "new place to base_model_name_or_path in adapter_config.json."
+        )
+    return str(base)
+
+
+def _moved_along(folder: Path, base: str) -> Path | None:
+    """The stage of a recipe that an adapter was trained on, where the recipe's folder has another place now."""
+    for home in folder.absolute().parents[:2]:  # of a stage, of a checkpoint in it
+        if (home / RECIPE_FILE).is_file() and (home / Path(base).name / FILE_NAME).is_file():
+            return home / Path(base).name
+    return None
 
 
 def load_config(name: str, *, trust_remote_code: bool = False) -> Any:

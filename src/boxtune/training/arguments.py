@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import TrainingArguments
 
 from boxtune.config.schema import Config
@@ -18,7 +20,7 @@ def training_arguments(config: Config) -> TrainingArguments:
     loggers = [name for name, wanted in config.logging.model_dump().items() if wanted is True]
     steps = settings.max_steps or -1
     timed = settings.minutes is not None
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=config.output_dir,
         max_steps=10**7 if timed else steps,  # with a budget of time the clock ends the run
         num_train_epochs=1 if timed else float(settings.num_train_epochs),
@@ -39,5 +41,13 @@ def training_arguments(config: Config) -> TrainingArguments:
         dataloader_num_workers=int(config.data.num_workers),
         remove_unused_columns=False,
         disable_tqdm=True,
-        **settings.passed_on,
+        **_of_loading(device.type == "cuda") | settings.passed_on,
     )
+    if made.n_gpu > 1:
+        made._n_gpu = 1  # nn.DataParallel cannot divide our batches: several GPUs take a process each
+    return made
+
+
+def _of_loading(on_gpu: bool) -> dict[str, Any]:
+    """Batches are copied to a GPU while it computes."""
+    return {"dataloader_pin_memory": on_gpu, "accelerator_config": {"non_blocking": on_gpu}}

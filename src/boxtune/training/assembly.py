@@ -7,25 +7,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from transformers import TrainingArguments
 
 from boxtune.collators.batch import Collator
+from boxtune.collators.lengths import sample_lengths, token_shares
+from boxtune.collators.packing import PackedSampler
 from boxtune.config.load import to_yaml
 from boxtune.config.schema import Config
+from boxtune.data.dataset import DetectionDataset
 from boxtune.models.contract import Contract
 from boxtune.models.load import LoadedModel
 from boxtune.training.arguments import training_arguments
+from boxtune.training.callbacks.agreement import AgreementCallback
 from boxtune.training.callbacks.audit import AuditCallback
 from boxtune.training.callbacks.best import BestCallback
 from boxtune.training.callbacks.checkpoints import CheckpointCallback
 from boxtune.training.callbacks.divergence import DivergenceCallback
 from boxtune.training.callbacks.grad_norm import GradNormCallback
 from boxtune.training.callbacks.interrupt import InterruptCallback
+from boxtune.training.callbacks.memory import MemoryCallback
 from boxtune.training.callbacks.pictures import PicturesCallback
 from boxtune.training.callbacks.progress import ProgressCallback
 from boxtune.training.callbacks.watch import WatchCallback
 from boxtune.training.clock import RunClock, rate_factor
 from boxtune.training.curves import Curves
+from boxtune.training.memory import held_in_training, step_cost
 from boxtune.training.sets import RunData, augmented
+from boxtune.training.speed import Speed
 from boxtune.training.trainer import DetectionTrainer
 from boxtune.training.watch import Watch
 
@@ -54,6 +62,7 @@ def assemble(
     contract: Contract,
     record: dict[str, Any],
     console: Console,
+    speed: Speed | None = None,
 ) -> Assembled:
     """Put the trainer of a run together.
 
@@ -66,11 +75,14 @@ def assemble(
         contract: how the model must be asked.
         record: of the run; goes into every checkpoint.
         console: what is said goes there.
+        speed: what was done to the model to be fast.
     """
     settings = config.trainer
     clock = RunClock(None if settings.minutes is None else settings.minutes * 60)
     arguments = training_arguments(config)
-    images_per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    packing = packed_sampler(config, collator, data.train, arguments, console)
+    images_per_row = arguments.train_batch_size if packing is None else packing.samples_per_row
+    images_per_step = images_per_row * arguments.gradient_accumulation_steps * arguments.world_size
     interrupt, best = InterruptCallback(), _best(config, data, console)
     checkpoints = CheckpointCallback(
         clock,
@@ -89,6 +101,8 @@ def assemble(
         processing_class=loaded.processor,
         clock=clock,
         rate_factor=rate_factor(settings.schedule, settings.warmup_fraction),
+        speed=speed,
+        packing=packing,
         callbacks=[
             interrupt,
             checkpoints,
@@ -97,6 +111,11 @@ def assemble(
             ProgressCallback(clock, console, images_per_step),
         ],
     )
+    trainer.say = lambda line: console.print(line, soft_wrap=True, highlight=False)
+    if arguments.device.type == "cuda":
+        trainer.add_callback(
+            MemoryCallback(_estimated_bytes(config, model, collator, data.train, packing), trainer.say)
+        )
     curves = Curves(trainer.callback_handler.callbacks, wandb=config.logging.wandb)
     trainer.add_callback(GradNormCallback(loaded.family, curves))
     if data.watched is not None:
@@ -107,7 +126,44 @@ def assemble(
         trainer.add_callback(PicturesCallback(watch, curves, config.logging.pictures))
     if best is not None:
         trainer.add_callback(best)
+    trainer.add_callback(AgreementCallback(interrupt))
     return Assembled(trainer, interrupt, best)
+
+
+def packed_sampler(
+    config: Config, collator: Collator, samples: DetectionDataset, arguments: TrainingArguments, console: Console
+) -> PackedSampler | None:
+    """Rows within `collator.token_budget`, where there is one."""
+    budget = config.collator.token_budget
+    if config.collator.batching != "packed" or not isinstance(budget, int):
+        return None
+    sampler = PackedSampler(
+        sample_lengths(collator.encoder, samples),
+        budget,
+        config.trainer.seed,
+        rank=arguments.process_index,
+        num_processes=arguments.world_size,
+    )
+    console.print(
+        f"Packing: {len(sampler)} rows of up to {budget} tokens an epoch, {sampler.fullness:.1%} full, "
+        f"{sampler.samples_per_row:.1f} images each",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return sampler
+
+
+def _estimated_bytes(
+    config: Config, model: Any, collator: Collator, samples: DetectionDataset, packing: PackedSampler | None
+) -> int:
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    shares = token_shares(collator.encoder, samples, config.collator.labels)
+    cost = step_cost(bare, config, held_in_training(model), **shares)
+    if packing is not None:
+        tokens = packing.budget
+    else:
+        tokens = int(config.trainer.per_device_train_batch_size) * max(sample_lengths(collator.encoder, samples))
+    return cost.peak_bytes(tokens, checkpointing=bool(config.trainer.gradient_checkpointing))
 
 
 def _best(config: Config, data: RunData, console: Console) -> BestCallback | None:

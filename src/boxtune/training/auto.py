@@ -31,6 +31,22 @@ def fit_quantize(config: Config) -> Config:
     return config.changed("model", quantize="none") if config.model.quantize == "auto" else config
 
 
+def fit_speed(config: Config, device: torch.device) -> Config:
+    """Packing, and the ways to the same numbers in less time that pay on this device."""
+    fused = device.type == "cuda" and use_bf16(config, device)
+    if config.collator.batching == "auto":
+        batching = "packed" if fused and config.model.attention != "eager" else "padded"
+        config = config.changed("collator", batching=batching)
+    if config.model.speedups != "auto":
+        return config
+    speedups = ["label_logits", "frozen_vision"]
+    if fused or config.model.dtype != "bfloat16":  # on a CPU bf16 weights generate without autocast
+        speedups.append("adapter_arithmetic")
+    if fused:
+        speedups += ["padded_vision", "compiled_blocks"]
+    return config.changed("model", speedups=tuple(speedups))
+
+
 def fit_areas(config: Config, num_parameters: int) -> Config:
     """Small models are trained whole, large ones by LoRA on the language model.
 
@@ -45,12 +61,24 @@ def fit_areas(config: Config, num_parameters: int) -> Config:
     return config.changed("adapter", **{area: fitted[area] if how == "auto" else how for area, how in areas.items()})
 
 
-def fit_training(config: Config, num_parameters: int, num_images: int, device: torch.device) -> Config:
-    """Batch size, length, learning rate and the like."""
+def fit_training(
+    config: Config, num_parameters: int, num_images: int, device: torch.device, images_per_row: int | None = None
+) -> Config:
+    """Batch size, length, learning rate and the like.
+
+    Args:
+        config: its areas fitted.
+        num_parameters: of the model.
+        num_images: to train on.
+        device: that the model is on.
+        images_per_row: where rows hold as many samples as fit into a budget of tokens.
+    """
     trainer = config.trainer
     small, on_gpu = num_parameters < SMALL_MODEL, device.type == "cuda"
     batch_size = trainer.per_device_train_batch_size
-    if batch_size == "auto":
+    if images_per_row is not None:
+        batch_size = images_per_row
+    elif batch_size == "auto":
         batch_size = (32 if on_gpu else 8) if small else (4 if on_gpu else 1)
         if not on_gpu and trainer.minutes is not None:
             batch_size = min(batch_size, _batch_within(config, trainer.minutes * 60, num_parameters, device))
@@ -113,6 +141,11 @@ def frozen_dtype(config: Config, device: torch.device) -> torch.dtype:
     if config.model.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return getattr(torch, config.model.dtype)
+
+
+def pixel_dtype(config: Config, device: torch.device) -> torch.dtype:
+    """dtype that the vision tower rounds pixels to: that of its own weights."""
+    return torch.float32 if config.adapter.vision == "full" else frozen_dtype(config, device)
 
 
 def use_bf16(config: Config, device: torch.device) -> bool:

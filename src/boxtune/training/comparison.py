@@ -5,8 +5,6 @@ A comparison is a folder; a run in it that is finished is not trained again, one
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import math
 import shutil
@@ -16,28 +14,22 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from boxtune.config.load import load_config, to_yaml
-from boxtune.config.recipes import RECIPES, Recipe, find_recipe
+from boxtune.config.recipes import Recipe, find_recipe
 from boxtune.config.schema import Config
-from boxtune.detections import FloatArray
 from boxtune.errors import BoxtuneError, ConfigError, SaveError
-from boxtune.evaluation.coco import read_scored
 from boxtune.evaluation.compare import write_json
-from boxtune.evaluation.intervals import LEVEL, NUM_RESAMPLES, Interval, draw_images, percentiles, redrawn_figures
-from boxtune.evaluation.metrics import Metrics
-from boxtune.evaluation.ranking import rank_images
-from boxtune.training.comparison_run import CONFIG_FILE, ERROR_FILE, RESULT_FILE, RunResult, read_result, run
+from boxtune.evaluation.compare_page import PAGE_FILE
+from boxtune.training.comparison_page import write_recipes_page
+from boxtune.training.comparison_results import RecipeComparison, read_comparison, run_folder
+from boxtune.training.comparison_run import CONFIG_FILE, ERROR_FILE, RESULT_FILE, read_result, run
 
-FIGURES: Final = ("map", "map50", "mean_iou")
 PLAN_FILE: Final = "plan.json"
 COMPARISON_FILE: Final = "compare.json"
 LOG_FILE: Final = "log.txt"
@@ -54,76 +46,10 @@ _OWN_KEYS = frozenset(
         "trainer.minutes",
         "trainer.num_train_epochs",
         "trainer.dataloader_drop_last",
+        "collator.token_budget",
         "evaluation.at_end",
-        "evaluation.every",
     }
 )
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One figure of a recipe over its seeds.
-
-    Attributes:
-        mean: over seeds; None where there is nothing to measure.
-        interval: of that mean when images and seeds are drawn anew together, with replacement. One seed: images only.
-        of_seeds: standard deviation over seeds; None of one seed.
-    """
-
-    mean: float | None
-    interval: Interval | None
-    of_seeds: float | None
-
-
-@dataclass(frozen=True)
-class RecipeRow:
-    """One recipe of a comparison.
-
-    Attributes:
-        recipe: its full name.
-        figures: `map`, `map50`, `mean_iou` → over seeds and images.
-        metrics: of each seed.
-        num_trained: weights that were trained, one number a stage.
-        minutes: of training, mean over seeds.
-        peak_bytes: most memory, largest of the seeds; training and evaluation together.
-        memory: `cuda` or `rss`: what was measured.
-    """
-
-    recipe: str
-    figures: dict[str, Spread]
-    metrics: tuple[Metrics, ...]
-    num_trained: tuple[int, ...]
-    minutes: float
-    peak_bytes: int
-    memory: str
-
-
-@dataclass(frozen=True)
-class RecipeComparison:
-    """All of them.
-
-    Attributes:
-        rows: in the order asked for.
-        model, data: what was trained on what.
-        num_images: images that each recipe saw in training, all stages together, repeats counted.
-        num_seeds: runs of each recipe.
-        num_judged: images that each run was judged on. Where the data has no val split, each seed holds back others, so
-            the spread over seeds is that of the division too.
-    """
-
-    rows: tuple[RecipeRow, ...]
-    model: str
-    data: str
-    num_images: int
-    num_seeds: int
-    num_judged: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        content = dataclasses.asdict(self)
-        for row, plain in zip(self.rows, content["rows"], strict=True):
-            plain["metrics"] = [metrics.to_dict() for metrics in row.metrics]
-        return content
 
 
 def compare_recipes(
@@ -138,17 +64,17 @@ def compare_recipes(
     isolated: bool = True,
     console: Console | None = None,
 ) -> RecipeComparison:
-    """Train each recipe with each seed, and judge it on the val split.
+    """Train each recipe with each seed, judge it on the val split, and write `compare.json` and a page.
 
     Args:
-        names: of recipes, or their beginnings (`r1`).
+        names: of recipes, whole or short (`r1`); the first is the baseline.
         data: as `boxtune train --data` takes it.
         output_dir: new, or that of the same comparison, which goes on where it was left.
         model: to start from.
         num_images: that each recipe sees in training, repeats counted, all of its stages together; rounded up to whole
             steps. Batches are of one size, so the recipes see exactly the same number.
         num_seeds: seeds 0, 1 …
-        overrides: `KEY.SUB=VALUE` for every run.
+        overrides: `KEY.SUB=VALUE` for every run; `evaluation.every=0.2` adds AP along the images to the page.
         isolated: each run in a process of its own, so that its peak of memory is its own.
         console: what is said goes there; stderr by default.
 
@@ -157,7 +83,7 @@ def compare_recipes(
         BoxtuneError: as `boxtune.train`; names the run.
     """
     console = console or Console(stderr=True)
-    recipes = [resolve_recipe(name) for name in names]
+    recipes = [find_recipe(name) for name in names]
     _check_request(recipes, num_images, num_seeds, overrides)
     batch, steps = _budget(recipes, num_images, load_config(None, list(overrides)))
     said = {"model": model, "data": data, "num_images": steps * batch, "overrides": list(overrides)}
@@ -166,26 +92,17 @@ def compare_recipes(
         console.print(f"{steps * batch} images instead of {num_images}: whole steps for every recipe.", highlight=False)
     jobs = [(recipe, seed) for seed in range(num_seeds) for recipe in recipes]  # a first look after the first seed
     for number, (recipe, seed) in enumerate(jobs, start=1):
-        folder = _folder(output_dir, recipe, seed)
+        folder = run_folder(output_dir, recipe, seed)
         title = f"{number} of {len(jobs)}: {recipe.name}, seed {seed}"
         if read_result(folder) is not None:
             console.print(f"{title}: finished before", highlight=False, soft_wrap=True)
             continue
         console.print(f"{title}: {folder / LOG_FILE} says how far", highlight=False, soft_wrap=True)
         _train(folder, _config(recipe, seed, data, model, folder, steps, overrides), isolated, console)
-    comparison = _summary(recipes, output_dir, said, num_seeds)
+    comparison = read_comparison(recipes, output_dir, said, num_seeds)
     write_json(output_dir / COMPARISON_FILE, comparison.to_dict())
+    write_recipes_page(output_dir / PAGE_FILE, comparison)
     return comparison
-
-
-def resolve_recipe(name: str) -> Recipe:
-    """A recipe by its name or by the beginning of only one name.
-
-    Raises:
-        ConfigError: none, or several.
-    """
-    fitting = [recipe for full, recipe in RECIPES.items() if full.startswith(f"{name}-")]
-    return fitting[0] if len(fitting) == 1 and name not in RECIPES else find_recipe(name)
 
 
 def _check_request(recipes: Sequence[Recipe], num_images: int, num_seeds: int, overrides: Sequence[str]) -> None:
@@ -218,14 +135,10 @@ def _config(
         f"trainer.seed={seed}",
         f"trainer.max_steps={steps // len(recipe.stages)}",
         "trainer.dataloader_drop_last=true",  # a smaller last batch would come more often in some recipes
-        "evaluation.every=none",
+        "collator.token_budget=null",  # steps of so many tokens would hold other numbers of images
     ]
-    defaults = [f"trainer.per_device_train_batch_size={_DEFAULT_BATCH}"]
+    defaults = [f"trainer.per_device_train_batch_size={_DEFAULT_BATCH}", "evaluation.every=none"]
     return load_config(None, [*defaults, *overrides, *ours])
-
-
-def _folder(output_dir: Path, recipe: Recipe, seed: int) -> Path:
-    return output_dir / recipe.name / f"seed-{seed}"
 
 
 def _claim(output_dir: Path, said: dict[str, Any]) -> None:
@@ -291,101 +204,3 @@ def _train(folder: Path, config: Config, isolated: bool, console: Console) -> No
         raise BoxtuneError(
             f"{folder}: the run ended with code {done.returncode}, see {LOG_FILE} there (-9: out of memory, perhaps)."
         )
-
-
-# ---- what it came to -----------------------------------------------------------------------------------------------
-
-
-def _summary(recipes: Sequence[Recipe], output_dir: Path, said: dict[str, Any], num_seeds: int) -> RecipeComparison:
-    rows = [_row(recipe, [_folder(output_dir, recipe, seed) for seed in range(num_seeds)]) for recipe in recipes]
-    for seed in range(num_seeds):
-        truths = {_truth_file(_folder(output_dir, recipe, seed)).read_bytes() for recipe in recipes}
-        if len(truths) > 1:
-            raise ConfigError(
-                f"Runs of seed {seed} in {output_dir} were judged on different images or boxes: the data has changed "
-                "since the first of them, begin anew in another --output-dir."
-            )
-    judged = rows[0].metrics[0].num_images
-    return RecipeComparison(tuple(rows), said["model"], said["data"], said["num_images"], num_seeds, judged)
-
-
-def _truth_file(folder: Path) -> Path:
-    result = read_result(folder)
-    assert result is not None  # trained above, or finished before
-    return folder / result.model / "ground_truth.json"
-
-
-def _row(recipe: Recipe, folders: Sequence[Path]) -> RecipeRow:
-    results: list[RunResult] = []
-    metrics: list[Metrics] = []
-    redrawn: list[dict[str, FloatArray]] = []
-    for folder in folders:
-        result = read_result(folder)
-        assert result is not None  # trained above, or finished before
-        model = folder / result.model
-        truth = _truth_file(folder)
-        scored = read_scored(truth, model / "predictions.json", 0)
-        # the same images are drawn alike; without a val split each seed holds back others, which are drawn on their own
-        drawing = int.from_bytes(hashlib.sha256(truth.read_bytes()).digest()[:4])
-        drawn = draw_images(len(scored.images), NUM_RESAMPLES, drawing)
-        redrawn.append(redrawn_figures(scored.images, rank_images(scored.images), drawn))
-        metrics.append(Metrics.from_dict(json.loads((model / "metrics.json").read_text(encoding="utf-8"))))
-        results.append(result)
-    return RecipeRow(
-        recipe=recipe.name,
-        figures={
-            name: spread([getattr(one, name) for one in metrics], [one[name] for one in redrawn]) for name in FIGURES
-        },
-        metrics=tuple(metrics),
-        num_trained=results[0].num_trained,
-        minutes=float(np.mean([result.minutes for result in results])),
-        peak_bytes=max(result.peak_bytes for result in results),
-        memory=results[0].memory,
-    )
-
-
-def spread(values: Sequence[float | None], redrawn: Sequence[FloatArray], seed: int = 0) -> Spread:
-    """A figure over seeds and images.
-
-    Args:
-        values: of each of S runs.
-        redrawn: for each run `[B]` the figure on redrawn images.
-        seed: of the drawing of runs.
-    """
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return Spread(None, None, None)
-    runs = np.stack(redrawn)
-    chosen = np.random.default_rng(seed).integers(0, len(runs), size=runs.shape)
-    means = np.take_along_axis(runs, chosen, axis=0).mean(axis=0)
-    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    return Spread(float(np.mean(known)), percentiles(means, LEVEL), deviation)
-
-
-def print_recipes(comparison: RecipeComparison, console: Console) -> None:
-    """A row a recipe."""
-    table = Table(
-        title=f"{comparison.model} on {comparison.data}: {comparison.num_images} images seen by each, "
-        f"{comparison.num_seeds} seeds, judged on {comparison.num_judged} images",
-        title_justify="left",
-    )
-    table.add_column("recipe", overflow="fold")
-    for title in ("AP", "AP50", "mean IoU", "trained weights", "minutes", "peak memory"):
-        table.add_column(title, justify="right", overflow="fold")
-    for row in comparison.rows:
-        table.add_row(
-            row.recipe,
-            *(_spread_cell(row.figures[name]) for name in FIGURES),
-            " + ".join(f"{count:,}" for count in row.num_trained),
-            f"{row.minutes:.1f}",
-            f"{row.peak_bytes / 2**30:.2f} GiB {'GPU' if row.memory == 'cuda' else 'RSS'}",
-        )
-    console.print(table)
-    seeds = "images and seeds" if comparison.num_seeds > 1 else "images (one seed says nothing of other seeds)"
-    console.print(f"In brackets: {LEVEL:.0%} of means over redrawn {seeds}.", highlight=False)
-
-
-def _spread_cell(one: Spread) -> str:
-    if one.mean is None or one.interval is None:
-        return "–" if one.mean is None else f"{one.mean:.3f}"
-    return f"{one.mean:.3f} [{one.interval.low:.2f}, {one.interval.high:.2f}]"

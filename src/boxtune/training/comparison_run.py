@@ -6,31 +6,24 @@
 from __future__ import annotations
 
 import json
-import re
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from rich.console import Console
-from safetensors import safe_open
 
 from boxtune.config.load import load_config
 from boxtune.errors import BoxtuneError, ConfigError
+from boxtune.training.callbacks.checkpoints import RUN_FILE, last_checkpoint
 from boxtune.training.recipes import run_recipe
 
 CONFIG_FILE: Final = "config.yaml"
 RESULT_FILE: Final = "result.json"
 ERROR_FILE: Final = "error.txt"
-
-# Names in files of weights are those of the hub, which differ from those of the families table by what stands before.
-_AREA_ON_DISK: Final = (
-    ("merger", re.compile(r"(^|\.)visual\.(merger|deepstack_merger_list)\.")),
-    ("vision", re.compile(r"(^|\.)visual\.")),
-    ("language", re.compile("")),
-)
 
 
 @dataclass(frozen=True)
@@ -44,6 +37,7 @@ class RunResult:
         minutes: of training alone, all stages together.
         peak_bytes: most memory that the process held, training and evaluation together.
         memory: what was measured: `cuda` (torch's own count of the GPU's) or `rss` (resident memory).
+        looks: `(step, AP)` of the watched images, where a setting asked for them.
     """
 
     model: str
@@ -52,14 +46,16 @@ class RunResult:
     minutes: float
     peak_bytes: int
     memory: str
+    looks: tuple[tuple[int, float], ...] = ()
 
 
 def read_result(folder: Path) -> RunResult | None:
     """The result of a run that is finished, None of any other."""
     try:
         content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-        return RunResult(**{**content, "num_trained": tuple(content["num_trained"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        looked = tuple((int(step), float(ap)) for step, ap in content.get("looks", ()))
+        return RunResult(**{**content, "num_trained": tuple(content["num_trained"]), "looks": looked})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -90,6 +86,7 @@ def run(folder: Path, console: Console | None = None) -> None:
         minutes=sum(stage.seconds for stage in stages) / 60,
         peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else _peak_resident(),
         memory="cuda" if on_gpu else "rss",
+        looks=looks([stage.output_dir for stage in stages]),
     )
     (folder / RESULT_FILE).write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
 
@@ -100,26 +97,22 @@ def _peak_resident() -> int:
 
 
 def num_trained(folder: Path) -> int:
-    """How many weights the training behind a model's folder changed: an adapter's own, or those of its open areas."""
-    adapter = folder / "adapter_model.safetensors"
-    if adapter.is_file():
-        return sum(_sizes(adapter).values())
-    areas = load_config(folder / CONFIG_FILE).adapter
-    sizes: dict[str, int] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        sizes |= _sizes(path)
-    return sum(size for name, size in sizes.items() if getattr(areas, _area(name)) == "full")
+    """How many weights the training behind a model's folder changed, as it was recorded before its first step."""
+    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    return sum(record["trained"].values())
 
 
-def _area(name: str) -> str:
-    return next(area for area, pattern in _AREA_ON_DISK if pattern.search(name))
-
-
-def _sizes(path: Path) -> dict[str, int]:
-    """Name of each tensor in a file → its number of elements; no tensor is read."""
-    with safe_open(path, framework="pt") as file:
-        shapes: dict[str, Any] = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    return {name: int(torch.Size(shape).numel()) for name, shape in shapes.items()}
+def looks(folders: Sequence[Path]) -> tuple[tuple[int, float], ...]:
+    """`(step, AP)` of the watched images in the course of a run, the steps of its stages counted on; mostly none."""
+    found: list[tuple[int, float]] = []
+    before = 0
+    for folder in folders:
+        checkpoint = last_checkpoint(folder)
+        assert checkpoint is not None  # a finished stage has one
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        found += [(before + row["step"], row["eval_map"]) for row in state["log_history"] if "eval_map" in row]
+        before += state["global_step"]
+    return tuple(found)
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ from boxtune.config.schema import Config
 from boxtune.errors import ConfigError
 from boxtune.evaluation.metrics import Metrics
 from boxtune.evaluation.summary import print_metrics
+from boxtune.training import processes
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_checkpoint
 from boxtune.training.clock import RunClock
 from boxtune.training.resume import check_settings
@@ -68,7 +69,7 @@ def run_recipe(name: str, config: Config, *, resume: bool = False, console: Cons
     """Run the stages of a recipe.
 
     Args:
-        name: of the recipe.
+        name: of the recipe, whole or short.
         config: everything else. What the recipe fixes may be said again, but not otherwise. `trainer.minutes` is
             divided equally among the stages; steps and epochs hold for each.
         resume: go on with the run in the output folder, in the stage where it was left.
@@ -81,12 +82,19 @@ def run_recipe(name: str, config: Config, *, resume: bool = False, console: Cons
     """
     console = console or Console(stderr=True)
     recipe = find_recipe(name)
-    if config.recipe not in (None, name):
+    name = recipe.name
+    if config.recipe is not None and find_recipe(config.recipe) is not recipe:
         raise ConfigError(f"recipe={config.recipe} in the configuration, but {name} is asked for: name one of them.")
     config = config.model_copy(update={"recipe": name})
     check_config(config)
     if len(recipe.stages) == 1:
         return RecipeResult(recipe, (train_once(config, resume=resume, console=console),))
+    if processes.count() > 1:
+        names = " then ".join(f"'{stage.name}'" for stage in recipe.stages)
+        raise ConfigError(
+            f"recipe={name} trains {names}, which is for one process: start it without torchrun, or train the stages "
+            "yourself, the second with --model on the folder of the first."
+        )
     home = Path(config.output_dir)
     run_id = claim_recipe_dir(home, name, resume)
     (home / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")

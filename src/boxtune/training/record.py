@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from boxtune.models.areas import AreaSummary
 from boxtune.models.contract import Contract
 from boxtune.training.sets import RunData
 from boxtune.training.stages import StageMark
@@ -27,13 +29,20 @@ _PACKAGES = (
 )
 
 
-def run_record(data: RunData, contract: Contract, base_model: str, stage: StageMark | None = None) -> dict[str, Any]:
-    """JSON-ready facts about a run."""
+def run_record(
+    data: RunData,
+    contract: Contract,
+    base_model: str,
+    areas: Sequence[AreaSummary],
+    stage: StageMark | None = None,
+) -> dict[str, Any]:
+    """JSON-ready facts about a run; `areas` of the model as it is trained."""
     train_set, watched = data.train, data.watched
     return {
         **({} if stage is None else {"stage": dataclasses.asdict(stage)}),
         "base_model": base_model,
         "model_type": contract.model_type,
+        "trained": {row.area: row.num_trainable for row in areas if row.num_trainable},
         "data": {
             "name": train_set.name,
             "num_images": len(train_set),

@@ -10,6 +10,7 @@ from boxtune.config.load import flatten, load_config
 from boxtune.config.schema import Config
 from boxtune.errors import ConfigError, DataError, SaveError
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
+from boxtune.training import processes
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_checkpoint
 
 # What may change between two sittings. Anything else lies in the checkpoint already, or would give other losses.
@@ -21,6 +22,9 @@ _FREE_KEYS = frozenset(
     {
         "output_dir",
         "model.device",
+        "model.attention",  # these three change how fast the same numbers come
+        "model.speedups",
+        "model.memory",
         "data.path",  # a folder may be moved: its content is compared
         "data.format",
         "data.num_workers",
@@ -39,6 +43,8 @@ def claim_output_dir(output_dir: Path, resume: bool) -> Path | None:
         SaveError: it cannot be made.
     """
     checkpoint = last_checkpoint(output_dir)
+    if not processes.is_first():  # the first one asks, and may have begun to write
+        return checkpoint if resume else None
     if resume and checkpoint is None:
         raise ConfigError(
             f"Nothing to resume: {output_dir} holds no whole checkpoint. Start without --resume, in a new folder."

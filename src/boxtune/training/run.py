@@ -29,10 +29,9 @@ from boxtune.evaluation.metrics import Metrics
 from boxtune.evaluation.report import write_report
 from boxtune.inference.detector import Detector, pick_device
 from boxtune.models.areas import AreaSummary, LowRank, num_parameters, prepare_for_training, recompute_activations
-from boxtune.models.attention import use_matmul_attention
 from boxtune.models.contract import Contract, pixel_limits, set_pixel_limits
 from boxtune.models.load import LoadedModel, load_model
-from boxtune.training import auto
+from boxtune.training import auto, processes
 from boxtune.training.assembly import assemble
 from boxtune.training.callbacks.best import BestCallback
 from boxtune.training.callbacks.checkpoints import checkpoint_folder, write_run_files
@@ -43,6 +42,7 @@ from boxtune.training.preflight import check_model, describe
 from boxtune.training.record import run_record
 from boxtune.training.resume import check_unchanged, claim_output_dir
 from boxtune.training.sets import check_shapes, load_data
+from boxtune.training.speed import fit_rows, speed_up
 from boxtune.training.stages import StageMark, write_result
 from boxtune.training.trainer import DetectionTrainer
 
@@ -83,7 +83,7 @@ def train(
     Raises:
         BoxtuneError: anything in the configuration, the data, the model or the disk that the user can mend.
     """
-    console = console or Console(stderr=True)
+    console = (console or Console(stderr=True)) if processes.is_first() else Console(quiet=True)
     check_config(config)
     config = _only_stage(config)
     output_dir = Path(config.output_dir)
@@ -100,13 +100,15 @@ def train(
         check_labels(contract.labels, data.watched)
     model, rows = _prepare(config, loaded)
     describe(console, config, rows, loaded, data)
-    record = run_record(data, contract, loaded.base, stage)
+    speed = speed_up(model, config, device)
+    console.print(str(speed), highlight=False, soft_wrap=True)
+    record = run_record(data, contract, loaded.base, rows, stage) | {"speed": speed.record()}
     if checkpoint is not None:
         check_unchanged(checkpoint, config, record)
     with _explained(output_dir):
         write_run_files(output_dir, to_yaml(config), record)
     try:
-        assembled = assemble(config, model, loaded, data, collator, contract, record, console)
+        assembled = assemble(config, model, loaded, data, collator, contract, record, console, speed)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         if isinstance(error, BoxtuneError | torch.OutOfMemoryError):
             raise
@@ -122,7 +124,7 @@ def train(
     if (chosen := _take_best(trainer, assembled.best, output_dir, console)) is not None:
         record, result = record | {"best": chosen}, dataclasses.replace(result, best_step=chosen["step"])
     _save_model(trainer, contract, output_dir, to_yaml(config), record, stage)
-    if not config.evaluation.at_end or data.val is None:
+    if not config.evaluation.at_end or data.val is None or not processes.is_first():
         return result
     trained = dataclasses.replace(loaded, model=trainer.model, contract=contract, trained_here=True)
     return dataclasses.replace(result, metrics=_evaluate_at_end(config, trained, data.val, result.losses, console))
@@ -171,12 +173,12 @@ def _evaluate_at_end(
 
 
 def _load(config: Config, device: torch.device) -> tuple[Config, LoadedModel]:
-    config = auto.fit_quantize(config)
+    config = auto.fit_speed(auto.fit_quantize(config), device)
     loaded = load_model(
         config.model.name,
         dtype=auto.frozen_dtype(config, device),
         device=device,
-        attention=config.model.attention,
+        attention="eager" if config.model.attention == "eager" else "sdpa",  # until `speed_up`
         trust_remote_code=config.model.trust_remote_code,
         quantize="nf4" if config.model.quantize == "nf4" else "none",
     )
@@ -185,8 +187,6 @@ def _load(config: Config, device: torch.device) -> tuple[Config, LoadedModel]:
             f"model.name={config.model.name} is an adapter: merge it first (boxtune merge), then train the merged "
             "folder; or go on with its own run by --resume."
         )
-    if device.type == "cpu" and config.model.attention == "sdpa" and auto.use_bf16(config, device):
-        use_matmul_attention(loaded.model)
     config = auto.fit_pixels(config, pixel_limits(loaded.processor))
     set_pixel_limits(loaded.processor, int(config.model.min_pixels), int(config.model.max_pixels))
     return config, loaded
@@ -198,13 +198,14 @@ def _fit(
     size = num_parameters(loaded.model)
     config = auto.fit_areas(config, size)
     check_areas(config)
-    config = auto.fit_training(config, size, len(train_set), device)
     grounding = config.grounding
     style = ConversationStyle(
         loaded.family.codec, train_set.labels, grounding.prompt, grounding.system, grounding.box_order
     )
     encoder = SampleEncoder(loaded.processor, style, config.collator.max_length)
     check_lengths(encoder, train_set)
+    config, images_per_row = fit_rows(config, loaded, encoder, train_set, device)
+    config = auto.fit_training(config, size, len(train_set), device, images_per_row)
     limit = config.evaluation.max_new_tokens
     if limit == "auto":
         limit = auto.fit_answer_length(longest_answer(encoder, train_set))
@@ -222,7 +223,8 @@ def _fit(
         quantized_base=_quantized_base(config, device),
         base_weights=None if stage is None else stage.base_weights,
     )
-    return config, Collator(encoder, config.collator.labels, config.collator.batching), contract
+    batching: Any = config.collator.batching
+    return config, Collator(encoder, config.collator.labels, batching, auto.pixel_dtype(config, device)), contract
 
 
 def _quantized_base(config: Config, device: torch.device) -> dict[str, str] | None:
@@ -290,4 +292,5 @@ def _save_model(
         write_run_files(output_dir, config_yaml, record)
         if stage is not None:
             write_result(output_dir, stage)
-        contract.save(output_dir)  # last: it says that the folder is whole
+        if processes.is_first():
+            contract.save(output_dir)  # last: it says that the folder is whole

@@ -13,7 +13,7 @@ from typing import Any
 from boxtune.errors import ConfigError, ModelError
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.models.fingerprint import weights_fingerprint
-from boxtune.models.load import RECIPE_FILE
+from boxtune.models.places import RECIPE_FILE
 from boxtune.training.callbacks.checkpoints import RUN_FILE, last_checkpoint
 from boxtune.training.resume import claim_output_dir
 

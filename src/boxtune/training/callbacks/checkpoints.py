@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.models.contract import Contract
+from boxtune.training import processes
 from boxtune.training.clock import RunClock
 
 CONFIG_FILE = "config.yaml"
@@ -80,6 +81,8 @@ class CheckpointCallback(TrainerCallback):
 
 def write_run_files(folder: Path, config_yaml: str, record: dict[str, Any]) -> None:
     """What can start the run again: `config.yaml` and `run.json`."""
+    if not processes.is_first():
+        return
     (folder / CONFIG_FILE).write_text(config_yaml, encoding="utf-8")
     (folder / RUN_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

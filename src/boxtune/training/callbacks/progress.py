@@ -24,7 +24,7 @@ class ProgressCallback(TrainerCallback):
         images_per_step: over all processes and accumulated batches.
     """
 
-    def __init__(self, clock: RunClock, console: Console, images_per_step: int) -> None:
+    def __init__(self, clock: RunClock, console: Console, images_per_step: float) -> None:
         self.clock, self.console, self.images_per_step = clock, console, images_per_step
         self.loss: float | None = None  # nothing is logged yet
         self.rate = 0.0

@@ -1,0 +1,403 @@
+"""Tokens a second in training: what each way of boxtune's to be fast brings, beside TRL's SFTTrainer on the same files.
+
+    python benchmarks/train_throughput.py --output-dir runs/throughput               # one GPU; about ten minutes
+    python benchmarks/train_throughput.py --rows trl,boxtune --output-dir runs/two   # rows whose names begin so
+    python benchmarks/train_throughput.py --tiny --output-dir runs/try               # seconds, on a CPU
+    python benchmarks/train_throughput.py --model embedded --train full --rows trl,packed,boxtune --output-dir runs/cpu
+
+The model is a Qwen2.5-VL of 7 billion random weights (speed does not depend on them) with LoRA on the language model.
+The pictures are JPEG files; both trainers read and prepare them with the same number of workers. Each of boxtune's rows
+adds one way to the row above. Useful tokens are those that are no padding. Useful work is 4 operations for each weight
+of the language model and token (forwards, and backwards to the activations: LoRA needs no gradient of the weights; 6
+with `--train full`) and 2 for each weight of the vision tower and patch, whatever was computed; its share is of the
+peak that a large matrix product reaches on this machine, measured first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from throughput_setup import build, write_pictures
+from transformers import TrainerCallback
+
+from boxtune.collators.lengths import token_shares
+from boxtune.config.load import load_config
+from boxtune.data.dataset import load_dataset
+from boxtune.inference.detector import pick_device
+from boxtune.models.attention import choose_attention, use_attention
+from boxtune.models.contract import set_pixel_limits
+from boxtune.models.load import LoadedModel
+from boxtune.training import run as boxtune_run
+from boxtune.training.assembly import assemble
+from boxtune.training.auto import fit_speed, use_bf16
+from boxtune.training.sets import RunData
+from boxtune.training.speed import speed_up
+
+LANGUAGE_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+WAYS = ("label_logits", "adapter_arithmetic", "frozen_vision", "padded_vision", "compiled_blocks")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows have in common."""
+
+    loaded: LoadedModel
+    data: Path
+    device: torch.device
+    workers: int
+    budget: int
+    warmup: int
+    steps: int
+    full: bool
+    home: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: to choose it by.
+        title: for people.
+        measure: setting → what was measured.
+        steps: how many are measured, as a share of those asked for.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Setting], Measured]
+    steps: float = 1.0
+
+
+@dataclass
+class Measured:
+    """A stretch of training after its warm-up."""
+
+    tokens: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+    peak_bytes: int = 0
+    with_vision: bool = True
+
+
+class Meter(TrainerCallback):
+    """Counts what goes through a trainer, transformers' or one made of it, without waiting for the GPU in between."""
+
+    def __init__(self, trainer: Any, warmup: int, steps: int) -> None:
+        self.warmup, self.last, self.found, self.began = warmup, warmup + steps, Measured(), 0.0
+        self.step = 0
+        self.device = trainer.args.device
+        step, fetch = trainer.training_step, trainer.get_batch_samples
+        trainer.training_step = lambda model, inputs, *rest: (self.count(inputs), step(model, inputs, *rest))[1]
+        trainer.get_batch_samples = partial(self.fetch, fetch)
+        trainer.add_callback(self)
+
+    def count(self, inputs: dict[str, Any]) -> None:
+        if self.step < self.warmup:
+            return
+        inputs = inputs.get("inputs", inputs)
+        mask = inputs.get("attention_mask")
+        self.found.tokens = self.found.tokens + (inputs["input_ids"].numel() if mask is None else mask.sum())
+        self.found.images += len(inputs["image_grid_thw"])
+
+    def fetch(self, fetch: Callable[..., Any], *args: Any) -> Any:
+        began = time.perf_counter()
+        batches = fetch(*args)
+        if self.step >= self.warmup:
+            self.found.waited_seconds += time.perf_counter() - began
+        return batches
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.step = state.global_step
+        if self.step not in (self.warmup, self.last):
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        if self.step == self.warmup:
+            self.began = time.perf_counter()
+        else:
+            self.found.seconds = time.perf_counter() - self.began
+
+    def result(self) -> Measured:
+        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
+        return replace(self.found, tokens=int(self.found.tokens), peak_bytes=peak)
+
+
+def with_boxtune(setting: Setting, *overrides: str, input_gradients: bool = False) -> Measured:
+    """boxtune's trainer, put together by the functions that `boxtune train` calls, around a model that is there."""
+    area = "full" if setting.full else "lora"
+    config = load_config(
+        None,
+        [
+            f"data.path={setting.data}",
+            f"output_dir={setting.home / 'boxtune'}",
+            f"adapter.language={area}",
+            f"adapter.vision={'full' if setting.full else 'frozen'}",
+            f"adapter.merger={'full' if setting.full else 'frozen'}",
+            "adapter.lora.rank=64",
+            "adapter.lora.alpha=128",
+            f"model.device={setting.device}",
+            f"data.num_workers={setting.workers}",
+            "data.augment=none",
+            "evaluation.at_end=false",
+            "evaluation.every=none",
+            "logging.tensorboard=false",
+            f"trainer.max_steps={setting.warmup + setting.steps}",
+            "trainer.save_steps=100000",
+            *overrides,
+        ],
+    )
+    console, loaded, device = Console(quiet=True), setting.loaded, setting.device
+    config = fit_speed(config.changed("model", quantize="none"), device)
+    limits = loaded.contract.min_pixels, loaded.contract.max_pixels
+    set_pixel_limits(loaded.processor, *limits)
+    config = config.changed("model", min_pixels=limits[0], max_pixels=limits[1])
+    data = RunData(load_dataset(str(setting.data), "train"))
+    config, collator, contract = boxtune_run._fit(config, loaded, data.train, device, None)
+    model, _ = boxtune_run._prepare(config, loaded)
+    speed = speed_up(model, config, device)
+    if input_gradients:  # as trainers do for gradient checkpointing
+        model.enable_input_require_grads()
+    trainer = assemble(config, model, loaded, data, collator, contract, {}, console, speed).trainer
+    trainer.say = lambda line: print(f"  {line}", flush=True)
+    meter = Meter(trainer, setting.warmup, setting.steps)
+    print(f"  {str(speed).replace(chr(10), '; ')}; budget {config.collator.token_budget}, checkpointing "
+          f"{config.trainer.gradient_checkpointing}", flush=True)  # fmt: skip
+    try:
+        trainer.train()
+        return meter.result()
+    finally:
+        model.disable_input_require_grads()
+        restore(model, loaded)
+
+
+def with_trl(setting: Setting, batch_size: int, *, checkpointing: bool, kernel: bool) -> Measured:
+    """TRL's SFTTrainer as its documentation sets it up for vision-language models: its collator, its loss."""
+    import datasets
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    loaded = setting.loaded
+    bf16 = setting.device.type == "cuda" or use_bf16(load_config(None, []), setting.device)
+    if kernel:
+        choice = choose_attention("auto", setting.device, bf16=bf16, packed=True)
+        use_attention(loaded.model, choice)
+        print(f"  Attention: {choice}", flush=True)
+    samples = load_dataset(str(setting.data), "train")
+    style = boxtune_run.ConversationStyle(loaded.family.codec, samples.labels)
+    question = style.question()[-1]["content"][-1]["text"]
+    rows = []
+    for index, record in enumerate(samples.records):
+        image_hw = samples.image_hw(index)
+        answer = style.answer(samples.detections(index), image_hw, image_hw)["content"][0]["text"]
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        rows.append({"images": [str(setting.data / f"{record.id}")], "messages": messages})
+    rows = datasets.Dataset.from_list(rows).cast_column("images", datasets.List(datasets.Image()))
+    lora = LoraConfig(r=64, lora_alpha=128, target_modules=LANGUAGE_LINEARS, task_type="CAUSAL_LM")
+    loaded.model.requires_grad_(True)
+    trainer = SFTTrainer(
+        model=loaded.model,
+        args=SFTConfig(
+            output_dir=str(setting.home / "trl"),
+            max_steps=setting.warmup + setting.steps,
+            per_device_train_batch_size=batch_size,
+            gradient_checkpointing=checkpointing,
+            max_length=None,
+            bf16=bf16,
+            use_cpu=setting.device.type == "cpu",
+            dataloader_num_workers=setting.workers,
+            report_to=[],
+            save_strategy="no",
+            logging_steps=5,
+            disable_tqdm=True,
+        ),
+        train_dataset=rows,
+        processing_class=loaded.processor,
+        peft_config=None if setting.full else lora,
+    )
+    meter = Meter(trainer, setting.warmup, setting.steps)
+    try:
+        trainer.train()
+        return meter.result()
+    finally:
+        model = trainer.model
+        model.gradient_checkpointing_disable()
+        if hasattr(model, "disable_input_require_grads"):
+            model.disable_input_require_grads()
+        restore(model, loaded)
+
+
+def restore(model: Any, loaded: LoadedModel) -> None:
+    """Leave the base model as it was made, for the next row."""
+    if hasattr(model, "unload"):
+        model.unload()
+    bare = loaded.model
+    bare.gradient_checkpointing_disable()
+    bare.set_attn_implementation("sdpa")
+    bare.zero_grad()
+    if "_original_forward" in vars(bare):  # accelerate's autocast around the bare model
+        bare.forward = bare._original_forward
+        del bare._original_forward
+
+
+def rows_of(full: bool) -> list[Row]:
+    """The table, from what others do to everything at once."""
+
+    def ours(*ways: str, **options: Any) -> Callable[[Setting], Measured]:
+        chosen = f"model.speedups=[{','.join(way for way in ways if way in WAYS)}]"
+        rest = [way for way in ways if way not in WAYS]
+        return lambda s: with_boxtune(s, "collator.batching=packed", f"collator.token_budget={s.budget}", chosen, *rest,
+                                      **options)  # fmt: skip
+
+    saving, fast = "trainer.gradient_checkpointing=true", "trainer.gradient_checkpointing=false"
+    as_trainers = {"input_gradients": not full}
+    return [
+        Row("trl-defaults", "TRL's SFTTrainer: padded ×8, sdpa, checkpointing",
+            lambda s: with_trl(s, 8, checkpointing=True, kernel=False), 0.4),
+        Row("trl-fast", "TRL's SFTTrainer: padded ×4, variable-length kernel, no checkpointing",
+            lambda s: with_trl(s, 4, checkpointing=False, kernel=True), 0.6),
+        Row("packed", "packed, variable-length kernel, checkpointing", ours(saving, **as_trainers)),
+        Row("label-logits", "+ logits at labels only", ours(*WAYS[:1], saving, **as_trainers)),
+        Row("no-checkpointing", "+ no checkpointing", ours(*WAYS[:1], fast, **as_trainers)),
+        Row("adapter-arithmetic", "+ adapters compute in bf16", ours(*WAYS[:2], fast, **as_trainers)),
+        Row("frozen-vision", "+ frozen vision tower without gradients", ours(*WAYS[:3], fast)),
+        Row("padded-vision", "+ vision MLPs as wide as tensor cores like", ours(*WAYS[:4], fast)),
+        Row("compiled-blocks", "+ blocks compiled", ours(*WAYS, fast)),
+        Row("small", "  the same with checkpointing", ours(*WAYS, saving)),
+        Row("boxtune", "`boxtune train`, everything on auto", with_boxtune),
+    ]  # fmt: skip
+
+
+def matmul_peak(device: torch.device) -> float:
+    """Operations a second of a large product, in bf16 on a GPU."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in "lr")
+
+    def ten() -> float:
+        began = time.perf_counter()
+        for _ in range(10):
+            left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    ten()
+    return 2 * size**3 * 10 / min(ten(), ten())
+
+
+def useful_work(setting: Setting) -> tuple[float, float]:
+    """Operations for a token in the language model, and for a patch in the vision tower."""
+    model = setting.loaded.model
+    size = lambda module: sum(parameter.numel() for parameter in module.parameters())  # noqa: E731
+    language = size(model.model.language_model) - size(model.get_input_embeddings()) + size(model.lm_head)
+    per_weight = (6, 6) if setting.full else (4, 2)
+    return per_weight[0] * language, per_weight[1] * size(model.model.visual.blocks)
+
+
+def report(row: Row, found: Measured, setting: Setting, peak: float, image_share: float) -> dict[str, Any]:
+    """Figures of a row; printed, and returned for the JSON."""
+    rate = found.tokens / found.seconds
+    language, vision = useful_work(setting)
+    work = rate * (language + (vision * 4 * image_share if found.with_vision else 0))
+    figures = {
+        "row": row.name, "title": row.title, "tokens_per_second": rate,
+        "images_per_second": found.images / found.seconds,
+        "peak_gib": found.peak_bytes / 2**30, "useful_tflops": work / 1e12, "useful_share": work / peak,
+        "waiting_share": found.waited_seconds / found.seconds, **asdict(found),
+    }  # fmt: skip
+    print(
+        f"{row.title:68s} {rate:8.0f} tok/s {figures['images_per_second']:7.2f} img/s {figures['peak_gib']:6.1f} GiB "
+        f"{figures['useful_tflops']:7.2f} TFLOP/s {figures['useful_share']:5.0%} of matmul, "
+        f"{figures['waiting_share']:4.0%} waiting",
+        flush=True,
+    )
+    return figures
+
+
+def measure(row: Row, setting: Setting) -> Measured | None:
+    """A row; None, and the reason printed, where it fails."""
+    print(f"{row.name}:", flush=True)
+    scaled = replace(setting, steps=max(2, round(setting.steps * row.steps)))
+    try:
+        return row.measure(scaled)
+    except Exception as error:  # the next row may well work
+        traceback.print_exc()
+        print(f"{row.title:68s} failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}", flush=True)
+        return None
+    finally:
+        torch._dynamo.reset()
+        gc.collect()
+        if setting.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def image_share(setting: Setting) -> float:
+    """Of the tokens of a sample."""
+    samples = load_dataset(str(setting.data), "train")
+    style = boxtune_run.ConversationStyle(setting.loaded.family.codec, samples.labels)
+    encoder = boxtune_run.SampleEncoder(setting.loaded.processor, style)
+    return token_shares(encoder, samples, "assistant")["image_share"]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--model", default="7b", help="7b, tiny, or anything that boxtune train takes")
+    parser.add_argument("--rows", help="beginnings of names, with commas; all by default")
+    parser.add_argument("--train", choices=("lora", "full"), default="lora")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--budget", type=int, default=8192, help="tokens of a packed row")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model and small pictures, a few steps")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    cells = (256, 1280)
+    if args.tiny:
+        args.model, args.images, args.budget, args.workers = "tiny", 24, 256, 0
+        args.steps, args.warmup, cells = min(args.steps, 3), min(args.warmup, 1), (12, 40)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    device = pick_device(args.device)
+    with tempfile.TemporaryDirectory() as home:
+        data = write_pictures(Path(home) / "pictures", args.images, cells)
+        setting = Setting(build(args.model, device), data, device, args.workers, args.budget, args.warmup, args.steps,
+                          args.train == "full", Path(home))  # fmt: skip
+        peak, share = matmul_peak(device), image_share(setting)
+        name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+        print(
+            f"{name}, torch {torch.__version__}, matmul {peak / 1e12:.2f} TFLOP/s, {share:.0%} image tokens", flush=True
+        )
+        wanted = args.rows.split(",") if args.rows else [""]
+        results = []
+        for row in rows_of(setting.full):
+            if any(row.name.startswith(beginning) for beginning in wanted) and (found := measure(row, setting)):
+                results.append(report(row, found, setting, peak, share))
+                facts = {"device": name, "torch": torch.__version__, "model": args.model, "train": args.train,
+                         "matmul_tflops": peak / 1e12, "image_share": share, "rows": results}  # fmt: skip
+                (args.output_dir / "throughput.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

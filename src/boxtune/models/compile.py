@@ -1,0 +1,69 @@
+"""Blocks compiled one by one: the same code for every layer, whatever the lengths, and the whole model left as it is.
+
+Compiled for dynamic shapes from the start, since no two packed rows have the same lengths. Generation runs the blocks
+as they are: its shapes and caches differ at every step, and each would be compiled anew.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def blocks_of(model: Any) -> list[nn.Module]:
+    """The layers of the language model and the blocks of the vision tower.
+
+    Args:
+        model: of transformers, or a PeftModel around it.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return [*bare.model.language_model.layers, *bare.model.visual.blocks]
+
+
+def compile_blocks(model: Any, backend: str = "inductor") -> None:
+    """Have every block compiled at its first call.
+
+    Args:
+        model: of transformers, or a PeftModel around it.
+        backend: of `torch.compile`.
+    """
+    for block in blocks_of(model):
+        block.compile(dynamic=True, backend=backend)
+
+
+def release_blocks(model: Any) -> None:
+    """Let the blocks run as they are again."""
+    for block in blocks_of(model):
+        block._compiled_call_impl = None  # what `Module.compile` sets; torch 2.15 has no name for the way back
+
+
+def are_compiled(model: Any) -> bool:
+    """Whether the blocks are compiled, or will be at their first call."""
+    return any(block._compiled_call_impl is not None for block in blocks_of(model))
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, compiled blocks run as they are."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def is_compile_error(error: BaseException) -> bool:
+    """Whether an error comes from compiling and not from what was compiled; an error of memory never does."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    if any(isinstance(link, torch.OutOfMemoryError) for link in chain):
+        return False
+    return any(isinstance(link, TorchDynamoException) or _is_inductors(link) for link in chain)
+
+
+def _is_inductors(error: BaseException) -> bool:
+    """Errors of the compiler behind dynamo, which the backward pass calls without dynamo around it."""
+    return type(error).__module__.startswith(("torch._inductor", "triton"))

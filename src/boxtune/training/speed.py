@@ -1,0 +1,128 @@
+"""Ways to the same numbers in less time, taken when a run starts and given back when it is over.
+
+Each can be switched alone (`model.speedups`), and each has a test that it changes no result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from boxtune.collators.encode import SampleEncoder
+from boxtune.collators.lengths import sample_lengths, token_shares
+from boxtune.config.schema import Config
+from boxtune.data.dataset import DetectionDataset
+from boxtune.models.adapter_arithmetic import compute_as_autocast
+from boxtune.models.attention import AttentionChoice, choose_attention, has_sliding_window, use_attention
+from boxtune.models.compile import compile_blocks, release_blocks
+from boxtune.models.frozen_vision import is_frozen
+from boxtune.models.load import LoadedModel
+from boxtune.models.padding import pad_vision_mlps, unpad_vision_mlps
+from boxtune.training import auto
+from boxtune.training.memory import fit_memory, step_cost, will_be_held
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a run does to be fast.
+
+    Attributes:
+        attention: what attends where.
+        label_logits: the vocabulary is projected to only where a label stands.
+        frozen_vision: a tower that is not trained runs without gradients, outside of the model's forward.
+        compiled: the blocks are compiled at their first call.
+        padded_vision: what was done to the vision MLPs, in words; empty where nothing was.
+        adapters: how many compute in the step's dtype.
+    """
+
+    attention: AttentionChoice
+    label_logits: bool = True
+    frozen_vision: bool = False
+    compiled: bool = False
+    padded_vision: str = ""
+    adapters: int = 0
+
+    def __str__(self) -> str:
+        taken = [
+            "logits at labels only" if self.label_logits else "",
+            "frozen vision tower without gradients" if self.frozen_vision else "",
+            self.padded_vision,
+            "blocks compiled" if self.compiled else "",
+        ]
+        return f"Attention: {self.attention}\nSpeed: {', '.join(filter(None, taken)) or 'nothing special'}"
+
+    def record(self) -> dict[str, Any]:
+        """JSON-ready, for `run.json`."""
+        facts = {"language": self.attention.language, "vision": self.attention.vision, "why": self.attention.why}
+        names = ("label_logits", "frozen_vision", "compiled", "padded_vision", "adapters")
+        return {"attention": facts, **{name: getattr(self, name) for name in names}}
+
+
+def speed_up(model: Any, config: Config, device: torch.device) -> Speed:
+    """Make a model that is ready for training fast; whatever is changed in it, `slow_down` puts back.
+
+    Args:
+        model: of transformers, or a PeftModel around it, its areas frozen or open as they will be trained.
+        config: fitted.
+        device: that the model is on.
+
+    Raises:
+        ModelError: an attention that is asked for by name does not run here.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    wanted = config.model.speedups
+    assert wanted != "auto", "fitted before"
+    bf16 = auto.use_bf16(config, device)
+    choice = choose_attention(
+        config.model.attention,
+        device,
+        bf16=bf16,
+        packed=config.collator.batching == "packed",
+        looks_back=has_sliding_window(bare.config),
+    )
+    use_attention(bare, choice)
+    if compiled := "compiled_blocks" in wanted:
+        compile_blocks(bare)
+    return Speed(
+        attention=choice,
+        label_logits="label_logits" in wanted,
+        frozen_vision="frozen_vision" in wanted and is_frozen(bare),
+        compiled=compiled,
+        padded_vision=pad_vision_mlps(bare) if "padded_vision" in wanted else "",
+        adapters=compute_as_autocast(model) if bf16 and "adapter_arithmetic" in wanted else 0,
+    )
+
+
+def fit_rows(
+    config: Config, loaded: LoadedModel, encoder: SampleEncoder, samples: DetectionDataset, device: torch.device
+) -> tuple[Config, int | None]:
+    """Token budget and gradient checkpointing by an estimate of memory; and images a row, where a budget decides them.
+
+    Args:
+        config: its areas and speedups fitted.
+        loaded: not yet made ready for training.
+        encoder: knows lengths.
+        samples: to train on.
+        device: that the model is on.
+    """
+    if device.type != "cuda" and not isinstance(config.collator.token_budget, int):
+        return fit_memory(config, None, (), device), None
+    lengths = sample_lengths(encoder, samples)
+    shares = token_shares(encoder, samples, config.collator.labels)
+    held = will_be_held(loaded.model, loaded.family, config)
+    cost = step_cost(loaded.model, config, held, **shares)
+    config = fit_memory(config, cost, lengths, device)
+    budget = config.collator.token_budget
+    if config.collator.batching != "packed" or budget is None:
+        return config, None
+    return config, max(1, int(budget) * len(lengths) // sum(lengths))
+
+
+def slow_down(model: Any) -> None:
+    """A model as it was before: what generates or saves next need not know how it was trained."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    release_blocks(bare)
+    unpad_vision_mlps(bare)
+    compute_as_autocast(model, wanted=False)
