@@ -165,8 +165,8 @@ _COLOURS = {
 
 
 def random_view(rng: np.random.Generator) -> np.ndarray:
-    """Zoom by 0.75–1.33, a little different a side, with a shift that leaves no more empty than it must."""
-    zoom = np.exp(rng.uniform(-0.29, 0.29)) * np.exp(rng.uniform(-0.08, 0.08, 2))
+    """Zoom by 0.67–1.33, a little different a side, with a shift that leaves no more empty than it must."""
+    zoom = np.exp(rng.uniform(-0.4, 0.29)) * np.exp(rng.uniform(-0.08, 0.08, 2))
     return np.concatenate([zoom, rng.random(2) * (1 - zoom)])
 
 
