@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup quickstart test quality clean
+.PHONY: setup quickstart test quality docs notebooks clean
 
 setup: $(STAMP)
 
@@ -12,7 +12,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs,notebooks]'
 	touch $@
 
 quickstart: setup
@@ -28,5 +28,14 @@ quality: setup
 	$(BIN)/mypy src/boxtune
 	$(BIN)/mypy --strict src/boxtune/detections.py src/boxtune/errors.py src/boxtune/grounding src/boxtune/config
 
+# every warning is an error: a broken link, a missing anchor, a page outside of the navigation
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# executed copies, with their pictures, come to notebooks/runs; the notebooks stay without outputs
+notebooks: setup
+	mkdir -p notebooks/runs
+	$(BIN)/jupyter-execute --output=runs/{notebook_name} notebooks/*.ipynb
+
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs notebooks/runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis

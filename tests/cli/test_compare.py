@@ -37,6 +37,7 @@ def test_files(cli, files):
     assert "AP50" in out
     code, out, _ = cli(*given, "--json")
     assert json.loads(out) == json.loads((files / "new" / "compare.json").read_text())
+    assert "Which one is better?" in (files / "new" / "comparison.html").read_text()
     code, _, err = cli(*given, "--output-dir", files / "new")
     assert (code, "is not an empty folder" in err) == (2, True)
 
@@ -74,6 +75,10 @@ BAD = [
     (("--models", "a,b", "--data", "d", "--output-dir", "o", "x.y=1"), "x.y=1 is a setting of training"),
     (("--recipes", "r1,r7", "--data", "d", "--output-dir", "o"), "Unknown recipe 'r7'"),
     (("--recipes", "r1,r2", "--data", "d", "--output-dir", "o", "trainer.seed=4"), "the comparison's own"),
+    (("--recipes", "r1,r2", "--seeds", "0"), "--seeds 0: must be 1 or more. See `boxtune compare --help`."),
+    (("--recipes", "r1,r2", "--images", "many"), "--images many: must be a whole number."),
+    (("--models", "a,b", "--data", "d", "--output-dir", "/proc/x"), "/proc/x cannot be written"),
+    (("--recipes", "r1,r2", "--data", "d", "--output-dir", "/proc/x"), "/proc/x cannot be used"),
 ]
 
 
@@ -97,6 +102,8 @@ def test_models(cli, tmp_path, monkeypatch):
     assert [model["name"] for model in content["models"]] == [TINY, str(tmp_path / "other")]
     assert (tmp_path / "new" / "1-tiny-qwen2_vl" / "predictions.json").is_file()
     assert (tmp_path / "new" / "2-other" / "metrics.json").is_file()
+    assert "Which one is better?" in (tmp_path / "new" / "comparison.html").read_text()
+    assert str(tmp_path / "new" / "comparison.html") in "".join(out.split("\n"))
 
 
 def test_recipes_are_handed_on(cli, tmp_path, monkeypatch):

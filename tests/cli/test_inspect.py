@@ -43,6 +43,17 @@ def test_a_model_of_72_billion_without_weights(inspect, place):
     assert "A run" not in out
 
 
+def test_the_first_screen_says_what_is_trained_and_layers_come_after(inspect, place):
+    _, out, _ = inspect("model", place / "72b", "--recipe", "r1")
+    assert "Names of layers" not in out
+    assert "No conflict: each rule found its layers" in out
+    assert len(out.splitlines()) < 25
+    _, out, _ = inspect("model", place / "72b", "--recipe", "r1", "--layers", "--linears")
+    places = [out.index(t) for t in ("too wide", "Recipe r1-llm-only", "Memory of the weights", "Names of layers")]
+    assert [*places, out.index("Linear layers: 723")] == sorted([*places, out.index("Linear layers: 723")])
+    assert "mlp.0 " in out
+
+
 def test_lists_of_layers(inspect, place):
     _, out, _ = inspect("model", place / "72b", "--linears", "--pattern", r"attn\.proj$")
     assert "Linear layers: 723" in out

@@ -114,11 +114,11 @@ def test_a_name_of_the_trainer_is_left_to_the_checks():
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("trainer.seed=many", ["trainer.seed = 'many' (command line)", "valid integer"]),
-        ("trainer.minutes=0", ["trainer.minutes = 0 (command line)", "greater than 0"]),
-        ("data.val_fraction=1", ["data.val_fraction = 1", "less than 1"]),
+        ("trainer.seed=many", ["trainer.seed = 'many' (command line)", "must be a whole number"]),
+        ("trainer.minutes=0", ["trainer.minutes = 0 (command line)", "must be above 0."]),
+        ("data.val_fraction=1", ["data.val_fraction = 1", "must be below 1."]),
         ("collator.labels=answers", ["collator.labels = 'answers'", "'assistant' or 'all_text'"]),
-        ("model.max_pixels=big", ["model.max_pixels = 'big'", "valid integer", "'auto'"]),
+        ("model.max_pixels=big", ["model.max_pixels = 'big'", "must be a whole number or 'auto'."]),
         ("adapter.vision=none", ["adapter.vision = 'none'", "'frozen', 'lora' or 'full'"]),
     ],
 )

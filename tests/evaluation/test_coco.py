@@ -87,7 +87,7 @@ def test_small_pair(tmp_path):
 
 def test_no_results_are_zeros(tmp_path):
     metrics = score(tmp_path, small()[0], [])
-    assert (metrics.map, metrics.map50, metrics.ar100, metrics.mean_iou, metrics.f1_50) == (0, 0, 0, 0, 0)
+    assert (metrics.map, metrics.map50, metrics.ar100, metrics.f1_50, metrics.mean_iou) == (0, 0, 0, 0, None)
 
 
 def test_no_true_boxes_have_no_ap(tmp_path):

@@ -71,8 +71,9 @@ def test_a_paired_interval_is_narrower_than_that_of_two_models(images):
 def test_a_model_against_itself_is_as_good_as_itself(images):
     one = evaluation(images)
     difference = compare_models({"a": one, "b": one}, num_resamples=50).models[1].against_baseline["map"]
-    assert (difference.value, difference.interval.low, difference.interval.high) == (0, 0, 0)
-    assert difference.probability_better == 0.5
+    assert (difference.value, difference.probability_better) == (0, 0.5)
+    # forty images that are judged alike leave room for others
+    assert 0.05 < difference.interval.high == -difference.interval.low < 0.2
 
 
 @pytest.fixture

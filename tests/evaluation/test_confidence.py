@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from boxtune.errors import DataError
 from boxtune.evaluation.assignment import count_image
-from boxtune.evaluation.confidence import OperatingPoint, confidence, judged_boxes, precision_recall_curves
+from boxtune.evaluation.confidence import OperatingPoint, confidence, judged_boxes
 from boxtune.evaluation.ranking import rank_images
 from evaluation.judged_scenes import image, measured, random_images
 
@@ -66,28 +65,3 @@ def test_models_without_scores_get_f1_over_ious_and_no_threshold():
 def test_nothing_to_measure():
     assert along([image("a", [], [])]).f1_mean_iou is None
     assert along([image("a", [], [(BOX, "x", 0.4), (BOX, "x", 0.3)])]).points == ()
-
-
-def test_curves_by_hand_and_against_ap():
-    images = [image("a", [(BOX, "x"), (FAR, "x")], [(BOX, "x", 0.9), ([200, 0, 250, 50], "x", 0.6), (FAR, "x", 0.5)])]
-    curve = precision_recall_curves(rank_images(images))[0]
-    assert (curve.label, curve.iou) == ("x", 0.5)
-    assert curve.recall == (0.5, 0.5, 1.0)
-    assert curve.precision == (1.0, 0.5, 2 / 3)
-    assert curve.scores == (0.9, 0.6, 0.5)
-    assert curve.ap == pytest.approx((51 + 50 * 2 / 3) / 101)
-
-
-def test_curves_of_random_images_have_the_labels_ap():
-    images = random_images(7, 30)
-    metrics = measured(images)
-    curves = precision_recall_curves(rank_images(images), (0.5,))
-    assert {one.label: one.ap for one in curves} == pytest.approx(
-        {label: row["ap50"] for label, row in metrics.per_class.items() if row["num_boxes"]}
-    )
-
-
-@pytest.mark.parametrize("iou", [0.4, 0.52, 1.0, 50])
-def test_other_overlaps_have_no_curve(iou):
-    with pytest.raises(DataError, match="No curve at IoU"):
-        precision_recall_curves(rank_images(random_images(0)), (iou,))

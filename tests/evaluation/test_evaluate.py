@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_perfect(samples):
 
 def test_nothing_found(samples):
     metrics = evaluate(Fake([answer(Detections.empty().with_scores([]))] * 5), samples)
-    assert (metrics.map, metrics.mean_iou, metrics.recall50, metrics.num_predictions) == (0, 0, 0, 0)
+    assert (metrics.map, metrics.mean_iou, metrics.recall50, metrics.num_predictions) == (0, None, 0, 0)
     assert metrics.parse_rate == 1
 
 
@@ -125,6 +125,27 @@ def test_labels_that_are_asked_for(own, asked, samples):
     detector = Fake(perfect(samples), own)
     evaluate(detector, samples)
     assert detector.asked == [asked]
+
+
+def test_candidates_count_where_scores_decide(samples, tmp_path):
+    """A box that the answer left out is found by AP, in COCO's files too, and by nothing that counts found boxes."""
+    found = perfect(samples)
+    whole = found[4].result.detections
+    short = answer(whole.select([0, 1, 2]))
+    without, with_candidate = (
+        evaluate(Fake([*found[:4], last]), samples, details=True)
+        for last in (short, replace(short, candidates=whole.select([3]).with_scores([0.2])))
+    )
+    assert without.metrics.map < 0.96
+    assert with_candidate.metrics.map == 1
+    assert with_candidate.metrics.num_candidates == 1
+    for name in ("mean_iou", "detection_rate50", "recall50", "precision50", "count_error", "num_predictions"):
+        assert getattr(with_candidate.metrics, name) == getattr(without.metrics, name), name
+    assert with_candidate.metrics.intervals.figures["map"].high == 1
+    write_evaluation(tmp_path / "out", with_candidate)
+    again = score_files(tmp_path / "out" / "ground_truth.json", tmp_path / "out" / "predictions.json")
+    for name in ("map", "map50", "mean_iou", "count_error", "num_predictions", "num_candidates", "errors"):
+        assert getattr(again, name) == getattr(with_candidate.metrics, name), name
 
 
 def test_labels_that_do_not_meet_are_refused(samples):

@@ -11,10 +11,12 @@ from boxtune.errors import DataError
 from boxtune.evaluation.intervals import (
     HEADLINE,
     Interval,
+    Redrawn,
     bootstrap_intervals,
     draw_images,
+    interval_of,
+    is_unanimous,
     paired_difference,
-    percentiles,
 )
 from boxtune.evaluation.metrics import Metrics
 from evaluation.judged_scenes import image, measured, random_images
@@ -67,8 +69,9 @@ def test_without_true_boxes_there_is_no_figure_and_no_interval():
     figures = bootstrap_intervals(images, num_resamples=20).figures
     assert figures["map"] is None
     assert figures["mean_iou"] is None
-    assert figures["f1_50"] == Interval(0.0, 0.0)
-    assert figures["parse_rate"] == Interval(1.0, 1.0)
+    unlike = 1 - 0.05 ** (1 / 3)  # three images without an event leave room for so large a share
+    assert figures["f1_50"] == Interval(0.0, pytest.approx(unlike))
+    assert figures["parse_rate"] == Interval(pytest.approx(1 - unlike), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -93,12 +96,56 @@ def test_every_resample_draws_as_many_images_as_there_are():
 
 def test_paired_differences():
     values = np.array([0.1, 0.2, 0.3, np.nan])
-    same = paired_difference(0.0, values, values, 0.95)
-    assert (same.interval, same.probability_better) == (Interval(0.0, 0.0), 0.5)
-    better = paired_difference(0.1, values + 0.1, values, 0.95)
-    assert (better.interval.low, better.interval.high, better.probability_better) == pytest.approx((0.1, 0.1, 1.0))
-    assert paired_difference(0.0, np.array([np.nan]), np.array([1.0]), 0.95) is None
-    assert percentiles(np.array([np.nan]), 0.95) is None
+    one, other = Redrawn(values, (60,)), Redrawn(values + np.array([0.1, 0.2, 0.3, 0.4]), (60,))
+    better = paired_difference(0.2, other, one, 0.5)
+    assert (better.interval.low, better.interval.high, better.probability_better) == pytest.approx((0.15, 0.25, 1.0))
+    assert paired_difference(0.0, Redrawn(np.array([np.nan]), (1,)), Redrawn(np.array([1.0]), (1,)), 0.95) is None
+
+
+def test_a_difference_that_is_the_same_on_all_images_is_not_certain():
+    """Of 60 images 1 − 0.05^(1/60) = 4.9 % may be unlike them, where the models may differ by anything from −1 to 1."""
+    values, unlike = np.array([0.1, 0.2, 0.3]), 1 - 0.05 ** (1 / 60)
+    same = paired_difference(0.0, Redrawn(values, (60,)), Redrawn(values, (90,)), 0.95)
+    assert (same.interval.low, same.interval.high, same.probability_better) == pytest.approx((-unlike, unlike, 0.5))
+    better = paired_difference(0.1, Redrawn(values + 0.1, (60,)), Redrawn(values, (60,)), 0.95).interval
+    assert (better.low, better.high) == pytest.approx((0.1 - 1.1 * unlike, 0.1 + 0.9 * unlike))
+
+
+def test_a_perfect_figure_has_the_interval_of_the_rule_of_three():
+    """100 of 100 images right: 1 − 3/100 (Hanley and Lippman-Hand 1983); of 5 images much less is known."""
+    perfect = {n: [image(str(k), [(BOX, "x")], [(BOX, "x", 0.9)]) for k in range(n)] for n in (5, 100)}
+    found = {n: bootstrap_intervals(images, num_resamples=50) for n, images in perfect.items()}
+    assert set(found[100].unanimous) == set(HEADLINE)
+    for figure in HEADLINE:
+        assert found[100].figures[figure] == Interval(pytest.approx(0.05**0.01), 1.0)
+        assert found[100].figures[figure].low == pytest.approx(0.97, abs=0.001)
+        assert found[5].figures[figure].low == pytest.approx(0.549, abs=0.001)
+
+
+def test_a_rare_label_keeps_a_perfect_ap_uncertain():
+    """AP is the mean over labels: of 50 images with x little is left open, of the one with y nearly everything."""
+    images = [image(str(k), [(BOX, "x")], [(BOX, "x", 0.9)]) for k in range(50)]
+    images.append(image("rare", [(BOX, "y")], [(BOX, "y", 0.9)]))
+    found = bootstrap_intervals(images, num_resamples=50).figures
+    assert found["map"].low == pytest.approx((0.05 ** (1 / 50) + 0.05) / 2)
+    assert found["detection_rate50"].low == pytest.approx(0.05 ** (1 / 51))
+
+
+def test_images_without_boxes_are_no_evidence_of_how_boxes_are_found():
+    images = [image(str(k), [], []) for k in range(200)]
+    images += [image(f"with {k}", [(BOX, "x")], [([0, 0, 100, 80], "x", 0.9)]) for k in range(4)]
+    found = bootstrap_intervals(images, num_resamples=200)
+    assert {"mean_iou", "detection_rate50", "map50", "f1_50"} < set(found.unanimous)
+    left = 0.05**0.25
+    assert found.figures["mean_iou"] == Interval(pytest.approx(0.8 * left), pytest.approx(1 - 0.2 * left))
+    assert found.figures["detection_rate50"].low == pytest.approx(left)
+    assert found.figures["parse_rate"].low > 0.98
+
+
+def test_nothing_agrees_with_nothing():
+    assert not is_unanimous(np.array([np.nan]))
+    assert is_unanimous(np.array([0.3, np.nan, 0.1 + 0.2]))
+    assert interval_of(Redrawn(np.array([np.nan]), ()), 0.95) is None
 
 
 def test_metrics_come_back_from_their_file():

@@ -73,7 +73,7 @@ def test_wrong_box_before_the_right_one():
 
 def test_wrong_class_among_known_ones():
     metrics = measure((one(label="a"), one(label="b", score=0.9)), (one(label="b"), NOTHING))
-    assert (metrics.map, metrics.mean_iou, metrics.mean_iou_all, metrics.precision50) == (0, 0, 0, 0)
+    assert (metrics.map, metrics.mean_iou, metrics.mean_iou_all, metrics.precision50) == (0, None, 0, 0)
     assert metrics.num_unknown_label_predictions == 0
 
 
@@ -98,7 +98,9 @@ def test_found_on_an_empty_image():
 
 def test_nothing_found():
     metrics = measure((one(), NOTHING))
-    assert (metrics.map, metrics.map50, metrics.ar100, metrics.mean_iou, metrics.precision50) == (0, 0, 0, 0, 0)
+    assert (metrics.map, metrics.map50, metrics.ar100, metrics.mean_iou_all, metrics.precision50) == (0, 0, 0, 0, 0)
+    assert (metrics.mean_iou, metrics.median_iou) == (None, None)
+    assert Metrics.from_dict(json.loads(json.dumps(metrics.to_dict()))).mean_iou is None
 
 
 def test_no_true_box_at_all():

@@ -45,9 +45,9 @@ def test_figures_of_redrawn_images_are_those_of_the_duplicated_images(seed, kind
     redrawn = redrawn_figures(images, rank_images(images), copies)
     for place, counts in enumerate(copies):
         metrics = measured(drawn_images(images, counts))
-        for name, values in redrawn.items():
-            expected = getattr(metrics, name)
-            assert np.isnan(values[place]) if expected is None else values[place] == pytest.approx(expected, abs=1e-12)
+        for name, figure in redrawn.items():
+            expected, found = getattr(metrics, name), figure.values[place]
+            assert np.isnan(found) if expected is None else found == pytest.approx(expected, abs=1e-12)
 
 
 def test_large_drawings_are_computed_in_parts():

@@ -6,43 +6,17 @@ import base64
 import io
 import json
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from boxtune.data.sample import Sample
 from boxtune.detections import Detections
 from boxtune.errors import DataError, SaveError
-from boxtune.evaluation.evaluate import EvaluatedImage, Evaluation
-from boxtune.evaluation.metrics import MetricsAccumulator
+from boxtune.evaluation.evaluate import Evaluation
 from boxtune.evaluation.page.gallery import MAX_PICTURES, MAX_TEXT
 from boxtune.evaluation.report import MAX_BYTES, report_html, write_report
-from boxtune.grounding.codec import DecodeResult
-from boxtune.inference.detector import Prediction
-
-HOSTILE = "<script>alert('x')</script>&\"{{ 7 * 7 }}</style><!--"
-TRUTH = Detections([[100, 100, 600, 500], [10, 10, 90, 90]], ["table", HOSTILE])
-WRONG = Detections([[100, 100, 600, 220], [700, 600, 900, 700]], ["table", HOSTILE], [0.9, 0.3])
-
-
-def sample(name: str, truth: Detections = TRUTH, image: Image.Image | None = None) -> Sample:
-    return Sample(name, image or Image.new("RGB", (1000, 800), "gray"), truth, "test")
-
-
-def evaluation(samples, found, text: str = "[]", status: str = "ok") -> Evaluation:
-    """Each sample with the same answer."""
-    accumulator = MetricsAccumulator(labels=("table", HOSTILE))
-    images = []
-    for one in samples:
-        accumulator.update(one.id, one.image_hw, one.detections, found, status=status)
-        result = DecodeResult(status, found, "" if status == "ok" else HOSTILE)
-        images.append(EvaluatedImage(one.id, one.image_hw, one.detections, Prediction(result, text, False)))
-    return Evaluation(accumulator.compute(num_resamples=20), tuple(images), ("table", HOSTILE))
+from evaluation.hostile import HOSTILE, TRUTH, WRONG, Outline, evaluation, sample
 
 
 @pytest.fixture(scope="module")
@@ -54,33 +28,6 @@ def two_models():
     models = [("before", before), (HOSTILE, after)]
     losses = [(step, 1 / step) for step in range(1, 400)]
     return report_html(HOSTILE, models, samples, losses, "boxtune train --data 'a & b'", [HOSTILE])
-
-
-class Outline(HTMLParser):
-    """Tags that are open, links, and the text of scripts."""
-
-    VOID = ("meta", "image", "use", "rect", "path", "circle", "br")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.links: list[str] = []
-        self.handlers: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        self.handlers += [name for name, _ in attrs if name.startswith("on")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def test_the_page_is_whole_and_alone(two_models):
@@ -102,7 +49,7 @@ def test_what_data_says_stays_text(two_models):
 
 
 def test_before_and_after(two_models):
-    assert '<td class="best">1.000<small>1.000 to 1.000</small></td>' in two_models
+    assert '<td class="best">1.000<small>0.224 to 1.000</small></td>' in two_models
     assert "boxtune train --data &#39;a &amp; b&#39;" in two_models
     assert ">unreadable answer</span>" in two_models
     assert ">repaired answer</span>" in two_models
@@ -190,44 +137,3 @@ def test_lone_surrogates_do_not_stop_it(tmp_path):
 def test_a_place_that_cannot_be_written(tmp_path):
     with pytest.raises(SaveError, match="cannot be written"):
         write_report(tmp_path / "absent" / "report.html", title="x", models=[])
-
-
-# Another page drives the report in a frame of a phone's width: the report's own policy lets no other script into it.
-DRIVER = """<!doctype html><iframe src="report.html" style="width:360px;height:800px;border:0"></iframe><pre></pre>
-<script>
-document.querySelector("iframe").addEventListener("load", () => {
-  const page = document.querySelector("iframe").contentDocument;
-  const shown = () => [...page.querySelectorAll("[data-item]")].filter((item) => item.offsetHeight > 0).length;
-  const found = {all: shown(), width: page.documentElement.scrollWidth};
-  const select = page.querySelector("select[data-filter=kinds]");
-  select.value = "none";
-  select.dispatchEvent(new Event("change"));
-  found.none = shown();
-  found.count = page.getElementById("count").textContent;
-  page.getElementById("reset").click();
-  found.reset = shown();
-  document.querySelector("pre").textContent = JSON.stringify(found);
-});
-</script>"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_a_browser_shows_and_filters_it(tmp_path):
-    samples = [sample("good"), sample("bad"), sample("worse")]
-    right, wrong = evaluation(samples[:1], TRUTH.with_scores([0.9, 0.8])), evaluation(samples[1:], WRONG)
-    both = Evaluation(wrong.metrics, right.images + wrong.images, right.labels)
-    write_report(tmp_path / "report.html", title=HOSTILE, models=[("model", both)], samples=samples)
-    (tmp_path / "drive.html").write_text(DRIVER, encoding="utf-8")
-    done = in_chromium(tmp_path / "drive.html", tmp_path)
-    assert "CONSOLE" not in done.stderr
-    report = json.loads(re.search(r"<pre>(.*?)</pre>", done.stdout)[1])
-    assert report.pop("width") <= 360
-    assert report == {"all": 3, "none": 1, "count": "1 of 3 pictures", "reset": 3}
-
-
-def in_chromium(page: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
-    logging = ["--enable-logging=stderr", "--virtual-time-budget=5000", f"--user-data-dir={home / 'profile'}"]
-    command = ["chromium", *arguments, *logging, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

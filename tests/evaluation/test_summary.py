@@ -38,6 +38,12 @@ def test_classes_where_there_are_several_and_markup_is_text():
     assert "[bold]model" in text
 
 
+def test_with_no_found_box_there_is_no_iou_to_speak_of():
+    text = printed((box("a"), Detections.empty(scored=True)), (box("a"), Detections.empty(scored=True)))
+    assert "IoU: mean –, median –; found at 0.5: 0.000, at 0.7: 0.000." in text
+    assert "0.000 │        – │" in " ".join(text.split(" "))
+
+
 def test_notes():
     assert "constant 1.0" in printed((box("a"), box("a")))
     assert "same score" in printed((box("a"), box("a", 0.5)), (box("a"), box("a", 0.5)))

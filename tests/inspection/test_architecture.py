@@ -12,7 +12,7 @@ from torch import nn
 
 from boxtune.errors import ConfigError, ModelError
 from boxtune.inspection.architecture import describe_architecture, find_modules_by_pattern, list_linear_modules
-from boxtune.inspection.model_tables import print_architecture, print_modules
+from boxtune.inspection.model_tables import print_architecture, print_layer_names, print_modules
 from boxtune.inspection.skeleton import load_skeleton
 from boxtune.models.areas import LowRank, prepare_for_training
 from boxtune.models.families import FAMILIES, family
@@ -55,7 +55,7 @@ def test_areas_of_a_published_shape_by_hand(qwen2_5_7b):
     assert (found.dtypes, found.num_bytes) == (("bfloat16",), 2 * 8_292_166_656)
 
 
-@pytest.mark.parametrize("target", ["proj", "qkv", "gate_proj", "q_proj", "linear_fc1", "embed_tokens"])
+@pytest.mark.parametrize("target", ["proj", "qkv", "gate_proj", "q_proj", "linear_fc1", "embed_tokens", "mlp.0"])
 @each_family
 def test_counts_of_a_name_are_what_peft_wraps(tiny, model_type, target):
     """`target_modules=["proj"]` of PEFT reaches every layer whose name ends so, in whichever area."""
@@ -83,6 +83,8 @@ def test_names_that_a_bare_target_should_not_use(qwen2_5_7b):
         ("vision", "Linear", 32),
     ]
     assert [(p.area, p.count) for p in found["gate_proj"].places] == [("vision", 32), ("language", 28)]
+    assert [(p.area, p.count) for p in found["mlp.0"].places] == [("merger", 1)]
+    assert {place.area for layer in found.values() for place in layer.places} == set(family("qwen2_5_vl").areas)
 
 
 @each_family
@@ -146,6 +148,10 @@ def test_tables_keep_numbers_and_names_whole(qwen2_5_7b, width):
     out = io.StringIO()
     console = Console(file=out, width=width)
     print_architecture(describe_architecture(qwen2_5_7b), "[bold]a model[/bold]", console)
+    wide = "proj (vision: 1 Conv3d and 32); gate_proj, up_proj, down_proj (vision: 32, language: 28)."
+    assert f"as a LoRA target too wide: {wide}" in out.getvalue()
+    assert "Names of layers" not in out.getvalue()
+    print_layer_names(describe_architecture(qwen2_5_7b), console)
     print_modules(list_linear_modules(qwen2_5_7b), "Linear layers", console)
     said = out.getvalue()
     for expected in (

@@ -13,10 +13,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from boxtune.inspection import gpu, kernels, machine
+from boxtune.inspection import gpu, machine
 from boxtune.inspection.gpu import clear_memory, find_available_gpus, list_gpus, why_no_gpu
 from boxtune.inspection.kernels import check_4bit, check_flash_attention
 from boxtune.inspection.machine import describe_cpu, describe_machine, print_machine
+from boxtune.models import attention_kernels
 
 GIB = 2**30
 
@@ -107,9 +108,9 @@ def installed(monkeypatch, distribution, version, module, act):
             return version
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(kernels, "version", found)
+    monkeypatch.setattr(attention_kernels, "version", found)
     fake = types.ModuleType(module)
-    fake.flash_attn_func = act
+    fake.flash_attn_varlen_func = act
     monkeypatch.setitem(sys.modules, module, fake)
 
 
@@ -130,20 +131,25 @@ def test_a_package_without_a_gpu(no_gpu, monkeypatch):
         ((8, 0), None, True, ""),
         ((7, 5), None, False, "needs compute capability 8.0, the GPU has 7.5"),
         ((9, 0), ImportError("undefined symbol: x\nmore"), False, "ImportError: undefined symbol: x"),
+        ((9, 0), None, False, "RuntimeError: it is off by 1 for heads of 128"),
     ],
 )
 def test_a_package_on_a_gpu(monkeypatch, capability, error, usable, reason):
-    def act(*_):
+    def act(query, key, value, *, cu_seqlens_q, max_seqlen_q, softmax_scale, causal, **_):
         if error is not None:
             raise error
+        if reason.startswith("RuntimeError"):
+            value = value + 1
+        segments = attention_kernels.attend_by_segments
+        return segments(query, key, value, cu_seqlens_q, max_seqlen_q, softmax_scale, causal)
 
-    real = torch.randn
+    real = attention_kernels._try
     installed(monkeypatch, "flash-attn", "2.8.3", "flash_attn", act)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(torch, "randn", lambda *shape, device, dtype: real(*shape, dtype=dtype))
-    check = kernels._check_package(kernels._PACKAGES[0], "cuda")
+    monkeypatch.setattr(attention_kernels, "_try", lambda kernel: real(kernel, "cpu"))
+    check = attention_kernels.check_package(attention_kernels.PACKAGES[0], "cuda")
     assert (check.usable, check.version, check.reason) == (usable, "2.8.3", reason)
 
 

@@ -102,14 +102,33 @@ def test_mistakes_name_place_and_remedy(tmp_path):
         str(write_config(tmp_path / "sizeless", hidden_size=None)): "says no sizes",
         str(write_config(tmp_path / "words", hidden_size="wide")): "config.json",
         str(write_config(tmp_path / "negative", intermediate_size=-4)): "makes no qwen2_vl",
-        str(lost): "was trained on '/gone/away', which cannot be opened",
-        str(nameless): "names no base model",
+        str(lost): "was trained on '/gone/away', which is not there: put that model back",
+        str(nameless): "is not a PEFT adapter's configuration .*base_model_name_or_path",
         str(broken): "is not a PEFT adapter's configuration",
     }
     for name, message in mistakes.items():
         with pytest.raises(ModelError, match=message) as caught:
             load_skeleton(name)
         assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_whose_recipe_folder_was_moved_is_found_beside_its_base(tmp_path):
+    """The second stage of a recipe names the folder of the first, which moves with it."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    first, second = before / "stage-1-vision", before / "stage-2-language"
+    save_tiny("qwen2_vl", first)
+    (first / "boxtune.json").write_text("{}")
+    (before / "recipe.json").write_text("{}")
+    model = load_model("tiny:qwen2_vl").model
+    model = prepare_for_training(
+        model, family("qwen2_vl"), {"vision": "frozen", "merger": "frozen", "language": "lora"}, LowRank(rank=3)
+    )
+    model.peft_config["default"].base_model_name_or_path = str(first)
+    model.save_pretrained(second)
+    before.rename(after)
+    skeleton = load_skeleton(str(after / second.name))
+    assert skeleton.base == str(after / first.name)
+    assert facts(skeleton.model) == facts(model)
 
 
 def test_an_adapter_that_fits_no_layer_of_its_base(tmp_path):

@@ -87,6 +87,16 @@ def test_planning_leaves_the_skeleton_as_it_is():
     assert {name: (p.dtype, p.requires_grad) for name, p in skeleton.named_parameters()} == before
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_reckoned_adapters_are_those_that_peft_makes(model_type, use_dora):
+    skeleton, low_rank = load_skeleton(f"tiny:{model_type}").model, LowRank(rank=3, use_dora=use_dora)
+    everywhere = dict.fromkeys(("vision", "merger", "language"), "lora")
+    made = plan_training(skeleton, everywhere, low_rank).areas
+    reckoned = {row.area: row.low_rank for row in compare_memory(skeleton, low_rank) if row.low_rank is not None}
+    assert reckoned == {row.area: 4 * row.num_low_rank for row in made if row.num_low_rank}
+
+
 def test_memory_of_a_published_shape_by_hand(qwen2_5_7b):
     rows = {row.area: row for row in compare_memory(qwen2_5_7b, LowRank(rank=16))}
     assert sum(row.bf16 for row in rows.values()) == 2 * 8_292_166_656

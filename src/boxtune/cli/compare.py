@@ -42,7 +42,7 @@ def command(
     on_error: OnError = "refuse",
     json: Annotated[bool, typer.Option("--json", help="Print compare.json instead of a table.")] = False,
 ) -> None:
-    """Which one is better, and how sure that is: every figure with an interval over images drawn anew."""
+    """Which one is better, and how sure that is: every figure with an interval over images drawn anew, and a page."""
     given = {"--models": models, "--predictions": predictions, "--recipes": recipes}
     _check_options(given, annotations, data, output_dir, settings)
     if predictions is not None:
@@ -102,11 +102,19 @@ def _names(text: str, option: str) -> list[str]:
 
 def _files(annotations: Path, names: list[str], output_dir: Path | None, json: bool) -> None:
     from boxtune.cli.options import claim_output_dir
-    from boxtune.evaluation.compare import compare_files
+    from boxtune.evaluation.coco import read_scored
+    from boxtune.evaluation.compare import compare_scored, write_comparison
+    from boxtune.evaluation.compare_page import PAGE_FILE, write_files_page
 
     if output_dir is not None:
         claim_output_dir(output_dir)
-    _show(compare_files(annotations, {name: Path(name) for name in names}), output_dir, json)
+    scored = {name: read_scored(annotations, Path(name)) for name in names}
+    comparison = compare_scored(scored)
+    if output_dir is not None:
+        write_comparison(output_dir / "compare.json", comparison)
+        title = f"Boxes compared by {annotations}"
+        write_files_page(output_dir / PAGE_FILE, comparison, scored, annotations, title)
+    _show(comparison, output_dir, json)
 
 
 def _models(
@@ -122,7 +130,8 @@ def _models(
     from rich.console import Console
 
     from boxtune.cli.options import claim_output_dir, split_labels
-    from boxtune.evaluation.compare import compare_models
+    from boxtune.evaluation.compare import compare_models, write_comparison
+    from boxtune.evaluation.compare_page import PAGE_FILE, write_models_page
     from boxtune.evaluation.evaluate import evaluate_model, open_judged, write_evaluation
 
     claim_output_dir(output_dir)
@@ -134,23 +143,25 @@ def _models(
         console.print(f"{number} of {len(names)}: {name}", highlight=False, soft_wrap=True)
         evaluations[name] = evaluate_model(name, samples, labels=split_labels(labels), console=console, **asking)
         write_evaluation(output_dir / f"{number}-{Path(name).name.replace(':', '-')}", evaluations[name])
-    _show(compare_models(evaluations), output_dir, json)
+    comparison = compare_models(evaluations)
+    write_comparison(output_dir / "compare.json", comparison)
+    write_models_page(output_dir / PAGE_FILE, comparison, evaluations, samples, f"Models compared on {data}")
+    _show(comparison, output_dir, json)
 
 
 def _show(comparison: Any, output_dir: Path | None, json: bool) -> None:
     from rich.console import Console
 
-    from boxtune.evaluation.compare import print_comparison, write_comparison
+    from boxtune.evaluation.compare import print_comparison
+    from boxtune.evaluation.compare_page import PAGE_FILE
 
-    if output_dir is not None:
-        write_comparison(output_dir / "compare.json", comparison)
     if json:
         typer.echo(json_module.dumps(comparison.to_dict(), indent=2))
         return
     console = Console()
     print_comparison(comparison, console)
     if output_dir is not None:
-        console.print(f"Written to {output_dir / 'compare.json'}", highlight=False, soft_wrap=True)
+        console.print(f"Written to {output_dir}; look at {output_dir / PAGE_FILE}", highlight=False, soft_wrap=True)
 
 
 def _as_overrides(
@@ -178,7 +189,9 @@ def _recipes(
 ) -> None:
     from rich.console import Console
 
-    from boxtune.training.comparison import compare_recipes, print_recipes
+    from boxtune.evaluation.compare_page import PAGE_FILE
+    from boxtune.training.comparison import compare_recipes
+    from boxtune.training.comparison_results import print_recipes
 
     comparison = compare_recipes(
         names, data, output_dir, model=model, num_images=images, num_seeds=seeds, overrides=overrides
@@ -186,4 +199,6 @@ def _recipes(
     if json:
         typer.echo(json_module.dumps(comparison.to_dict(), indent=2))
     else:
-        print_recipes(comparison, Console())
+        console = Console()
+        print_recipes(comparison, console)
+        console.print(f"Written to {output_dir}; look at {output_dir / PAGE_FILE}", highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,9 @@ def command(
     batch_size: BatchSize = 8,
     device: Device = "auto",
     quantize: Quantize = "none",
+    candidates: Annotated[
+        int, typer.Option("--candidates", min=0, help="Boxes to name after the end of each answer, for AP; 0: none.")
+    ] = 5,
     on_error: OnError = "refuse",
     json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
@@ -45,7 +48,8 @@ def command(
         max_images=max_images,
         console=Console(stderr=True),
     )
-    detector = load_detector(model, device, labels=split_labels(labels), batch_size=batch_size, quantize=quantize)
+    asking: dict[str, Any] = {"labels": split_labels(labels), "batch_size": batch_size, "num_candidates": candidates}
+    detector = load_detector(model, device, quantize=quantize, **asking)
     tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
     if not detector.labels:
         detector.labels = samples.labels

@@ -45,11 +45,13 @@ def command(
     """What a data set holds: counts, sizes, tokens, doubtful labels, copies; a page and a sheet of samples."""
     from rich.console import Console
 
+    from boxtune.cli.options import check_writable
     from boxtune.data.dataset import load_dataset
     from boxtune.inspection.dataset import chosen_samples, print_summary, summarize_dataset, write_sheet
     from boxtune.inspection.dataset_explore import explore
     from boxtune.inspection.dataset_page import write_dataset_page
 
+    check_writable(output_dir or _HOME)
     console = Console(stderr=json)
     if boxes_only:
         _boxes_only(data, split, data_format, output_dir, json)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json as json_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +32,7 @@ def command(
     overrides: Overrides = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file: also show what it would train.")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Also show what this recipe would train.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="List the names of layers, by area.")] = False,
     linears: Annotated[bool, typer.Option("--linears", help="List the linear layers.")] = False,
     pattern: Annotated[
         str | None, typer.Option("--pattern", help="List modules whose name matches this regex.")
@@ -40,16 +44,43 @@ def command(
 
     A run: [bold]boxtune inspect model MODEL adapter.language=lora model.quantize=nf4[/bold]
     """
+    with _without_collector():
+        _inspect(model, overrides or [], config, recipe, layers, linears, pattern, prefix, json)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's search for cycles takes a fifth of this short run: imports and skeletons make a million objects."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _inspect(
+    model: str,
+    overrides: list[str],
+    config: Path | None,
+    recipe: str | None,
+    layers: bool,
+    linears: bool,
+    pattern: str | None,
+    prefix: str,
+    json: bool,
+) -> None:
     from rich.console import Console
 
+    from boxtune.inspection import model_tables
     from boxtune.inspection.architecture import describe_architecture
-    from boxtune.inspection.model_tables import print_architecture, print_memory, print_modules, print_plan
     from boxtune.inspection.skeleton import load_skeleton
     from boxtune.inspection.trainables import compare_memory
     from boxtune.models.areas import LowRank
 
     asked = config is not None or recipe is not None or bool(overrides)
-    settings = _settings(model, config, recipe, overrides or []) if asked else None
+    settings = _settings(model, config, recipe, overrides) if asked else None
     trusted = settings is not None and settings.model.trust_remote_code
     skeleton = load_skeleton(model, trust_remote_code=trusted)
     architecture = describe_architecture(skeleton.model)
@@ -72,13 +103,15 @@ def command(
         return
     console = Console()
     name = f"{model} (adapter on {skeleton.base})" if skeleton.has_adapter else model
-    print_architecture(architecture, name, console)
-    for title, found in lists.items():
-        print_modules(found, title, console)
+    model_tables.print_architecture(architecture, name, console)
     for title, plan in plans.items():
-        print_plan(plan, title, console)
+        model_tables.print_plan(plan, title, console)
     if memory:
-        print_memory(memory, low_rank.rank, console)
+        model_tables.print_memory(memory, low_rank.rank, console)
+    if layers:
+        model_tables.print_layer_names(architecture, console)
+    for title, found in lists.items():
+        model_tables.print_modules(found, title, console)
 
 
 def _lists(skeleton: Skeleton, linears: bool, pattern: str | None, prefix: str) -> dict[str, list[ModuleInfo]]:

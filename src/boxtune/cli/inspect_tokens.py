@@ -103,4 +103,4 @@ def collator_of_run(config: Config, labels: tuple[str, ...]) -> Collator:
     grounding = config.grounding
     style = ConversationStyle(codec, labels, grounding.prompt, grounding.system, grounding.box_order)
     encoder = SampleEncoder(processor, style, config.collator.max_length)
-    return Collator(encoder, config.collator.labels, config.collator.batching)
+    return Collator(encoder, config.collator.labels, "packed" if config.collator.batching == "packed" else "padded")

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 import typer
 
@@ -27,6 +28,7 @@ from boxtune.cli import (
     score,
     train,
 )
+from boxtune.config.wording import in_words
 from boxtune.errors import BoxtuneError
 
 app = typer.Typer(
@@ -85,7 +87,7 @@ def _explained(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "boxtune"
-        said = _one_line(error.format_message())
+        said = _wrong_option(error) or _one_line(error.format_message())
         return (f"{said} See `{command} --help`." if said else ""), 2  # nothing to say: the help was shown
     if type(error).__name__ == "Abort":
         return "interrupted", 130
@@ -99,6 +101,18 @@ def _explained(error: Exception) -> tuple[str, int]:
         remedy = "lower trainer.per_device_train_batch_size or model.max_pixels"
         return f"Out of GPU memory: {remedy}. {_one_line(str(error))}", 2
     return f"{type(error).__name__}: {_one_line(str(error))} (run again with --debug for the traceback)", 1
+
+
+def _wrong_option(error: Any) -> str:
+    """In our words where typer has a value checked by pydantic; empty where it does not."""
+    from pydantic import ValidationError
+
+    found, param = error.__cause__, getattr(error, "param", None)
+    if not isinstance(found, ValidationError) or param is None:
+        return ""
+    problems = found.errors()
+    option = param.opts[0] if param.param_type_name == "option" else param.human_readable_name
+    return _one_line(f"{option} {problems[0]['input']}: {in_words(problems)}.")
 
 
 def _one_line(text: str) -> str:

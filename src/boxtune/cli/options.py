@@ -47,15 +47,37 @@ def split_labels(labels: str | None) -> list[str] | None:
 
 
 def claim_output_dir(folder: Path) -> None:
-    """Refuse a folder that holds something.
+    """Refuse a folder that holds something or cannot be written to, before any work; nothing is made yet.
 
     Raises:
         ConfigError: not empty.
+        SaveError: nothing can be written there.
     """
     from boxtune.errors import ConfigError
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    check_writable(folder)
+    if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not an empty folder: choose another --output-dir, nothing is written over.")
+
+
+def check_writable(folder: Path) -> None:
+    """Try out whether a folder can be written to, or made where it is missing; leaves nothing behind.
+
+    Raises:
+        SaveError: it cannot, or is no folder.
+    """
+    import tempfile
+
+    from boxtune.errors import SaveError
+
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise SaveError(f"{nearest} is a file: choose another --output-dir.")
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest):  # rights alone do not tell: a disk may be read-only or full
+            pass
+    except OSError as error:
+        raise SaveError(f"{folder} cannot be written: {error.strerror}. Choose another --output-dir.") from None
 
 
 def tell_of_packed_base(quantized_base: dict[str, str] | None, quantize: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,8 @@ def command(
 
     claim_output_dir(output_dir)
     paths = find_images(image)
-    detector = load_detector(model, device, labels=split_labels(labels), batch_size=batch_size, quantize=quantize)
+    asking: dict[str, Any] = {"labels": split_labels(labels), "batch_size": batch_size, "num_candidates": 0}
+    detector = load_detector(model, device, quantize=quantize, **asking)
     tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
     known = detector.loaded.contract.labels
     if strange := [label for label in detector.labels if known and label not in known]:

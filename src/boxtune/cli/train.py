@@ -18,7 +18,7 @@ def command(
     data: Annotated[str | None, typer.Option("--data", help="Folder, file, hub id or synthetic:NAME.")] = None,
     data_format: Format = None,
     model: Annotated[str | None, typer.Option("--model", help="Folder, hub id, `embedded`, `tiny:FAMILY`.")] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="What is trained, by name: `boxtune recipes`.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="What is trained, as r1: `boxtune recipes`.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Budget of time the schedule ends in.")] = None,
     output_dir: Annotated[Path | None, typer.Option("--output-dir", help="New or empty folder.")] = None,
     on_error: Annotated[
@@ -49,12 +49,13 @@ def command(
         config = _config_of_run(output_dir)
     settings = load_config(config, [*named, *(overrides or [])])
 
+    from boxtune.training.processes import is_first
     from boxtune.training.recipes import train
 
     result = train(settings, resume=resume)
     if result.stopped_by is not None:
         return 128 + result.stopped_by
-    console = Console()
+    console = Console(quiet=not is_first())
     if result.metrics is not None:
         print_metrics(result.metrics, f"{settings.data.val_split} split", console)
         report = result.output_dir / "report.html"

@@ -40,8 +40,8 @@ def assignment_figures(images: Sequence[ImageCounts]) -> dict[str, Any]:
     hits = int((iou >= 0.5).sum())
     rate70 = share((iou >= 0.7).sum(), boxes)
     return {
-        "mean_iou": (float(iou.mean()) if iou.size else 0.0) if boxes else None,
-        "median_iou": (float(np.median(iou)) if iou.size else 0.0) if boxes else None,
+        "mean_iou": float(iou.mean()) if iou.size else None,
+        "median_iou": float(np.median(iou)) if iou.size else None,
         "mean_iou_all": share(iou.sum(), boxes),
         "detection_rate50": share(hits, boxes),
         "rate70": rate70,

@@ -40,7 +40,8 @@ def score_files(annotations: Path, predictions: Path, num_resamples: int = NUM_R
     Args:
         annotations: COCO annotations with `images`, `annotations` (`bbox` is [x, y, width, height] in pixels) and
             `categories`. Ids may be numbers or text.
-        predictions: COCO results, a list of `image_id`, `category_id`, `bbox`, `score`; it may be empty.
+        predictions: COCO results, a list of `image_id`, `category_id`, `bbox`, `score`; it may be empty. Entries with
+            `"candidate": true` count for what goes by score only, as in `boxtune evaluate`.
         num_resamples: of the intervals' bootstrap; 0 leaves the intervals out.
 
     Raises:
@@ -68,7 +69,8 @@ def read_scored(annotations: Path, predictions: Path, num_resamples: int = NUM_R
         truncated_rate=None,
         num_images=len(truth["images"]),
         num_boxes=len(solid),
-        num_predictions=len(results),
+        num_predictions=sum(not row["candidate"] for row in results),
+        num_candidates=sum(row["candidate"] for row in results),
         num_unknown_label_predictions=0,
         score_source="file",
         scores_constant=all_the_same(scores),
@@ -87,19 +89,24 @@ def _images(
 ) -> list[JudgedImage]:
     true: defaultdict[int, list[Row]] = defaultdict(list)
     crowd: defaultdict[int, list[Row]] = defaultdict(list)
-    found: defaultdict[int, list[Row]] = defaultdict(list)
-    of_found: defaultdict[int, list[float]] = defaultdict(list)
+    found: defaultdict[tuple[int, bool], list[Row]] = defaultdict(list)
+    of_found: defaultdict[tuple[int, bool], list[float]] = defaultdict(list)
     for row in truth["annotations"]:
         (crowd if row["iscrowd"] else true)[row["image_id"]].append(row)
     for row, score in zip(results, scores, strict=True):
-        found[row["image_id"]].append(row)
-        of_found[row["image_id"]].append(score)
+        found[row["image_id"], row["candidate"]].append(row)
+        of_found[row["image_id"], row["candidate"]].append(score)
+
+    def boxes(image: int, candidate: bool) -> Detections:
+        return _boxes(found[image, candidate], names).with_scores(of_found[image, candidate])
+
     return [
         JudgedImage(
             sample_id=str(image["file_id"]),
             truth=_boxes(true[image["id"]], names),
-            predicted=_boxes(found[image["id"]], names).with_scores(of_found[image["id"]]),
+            predicted=boxes(image["id"], False),
             crowd=_boxes(crowd[image["id"]], names),
+            candidates=boxes(image["id"], True),
         )
         for image in truth["images"]
     ]
@@ -197,6 +204,7 @@ def _checked_results(content: Any, path: Path, truth: dict[str, Any]) -> list[di
             "category_id": categories[_id(row["category_id"])],
             "bbox": row["bbox"],
             "score": row["score"],
+            "candidate": row.get("candidate") is True,
         }
         for row in content
     ]

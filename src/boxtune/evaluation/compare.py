@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from boxtune.errors import DataError, SaveError
-from boxtune.evaluation.coco import read_scored
+from boxtune.evaluation.coco import ScoredFiles, read_scored
 from boxtune.evaluation.evaluate import Evaluation
 from boxtune.evaluation.intervals import (
     HEADLINE,
@@ -28,9 +28,8 @@ from boxtune.evaluation.intervals import (
     paired_difference,
     redrawn_figures,
 )
-from boxtune.evaluation.judged import JudgedImage
+from boxtune.evaluation.judged import JudgedImage, in_coco_order
 from boxtune.evaluation.metrics import Metrics
-from boxtune.evaluation.predictions import image_ids
 from boxtune.evaluation.ranking import rank_images
 from boxtune.evaluation.summary import FIGURE_NAMES, figure_with_interval, notes
 
@@ -104,7 +103,7 @@ def compare_models(
     Raises:
         DataError: fewer than two, or they were judged on different images or boxes.
     """
-    judged = {name: (one.metrics, _in_coco_order(one.judged)) for name, one in evaluations.items()}
+    judged = {name: (one.metrics, in_coco_order(one.judged)) for name, one in evaluations.items()}
     return _compare(judged, num_resamples, seed)
 
 
@@ -122,12 +121,14 @@ def compare_files(
         DataError: fewer than two; see `score_files`.
     """
     scored = {name: read_scored(annotations, path, num_resamples) for name, path in predictions.items()}
+    return compare_scored(scored, num_resamples=num_resamples, seed=seed)
+
+
+def compare_scored(
+    scored: Mapping[str, ScoredFiles], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Comparison:
+    """As `compare_files`, of files that are read already (`read_scored`)."""
     return _compare({name: (one.metrics, list(one.images)) for name, one in scored.items()}, num_resamples, seed)
-
-
-def _in_coco_order(images: Sequence[JudgedImage]) -> list[JudgedImage]:
-    numbers = image_ids([image.sample_id for image in images])
-    return sorted(images, key=lambda image: numbers[image.sample_id])
 
 
 def _compare(judged: Mapping[str, tuple[Metrics, list[JudgedImage]]], num_resamples: int, seed: int) -> Comparison:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from boxtune.detections import FloatArray
-from boxtune.errors import DataError
 from boxtune.evaluation.assignment import ImageCounts
-from boxtune.evaluation.ranking import IOU_THRESHOLDS, BoolArray, Ranked, average_precision_of
+from boxtune.evaluation.ranking import IOU_THRESHOLDS, BoolArray, Ranked
 
 
 @dataclass(frozen=True)
@@ -33,29 +32,8 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
-class PrecisionRecallCurve:
-    """One label at one IoU, points in the order of falling scores.
-
-    Attributes:
-        label: class name.
-        iou: least overlap of a right box, 0.5 or 0.75.
-        recall: `[K]` share of true boxes found by boxes of at least that score.
-        precision: `[K]` share of them that is right; as it is, not its envelope.
-        scores: `[K]` the scores.
-        ap: COCO AP of the label at this IoU (101 points of the envelope).
-    """
-
-    label: str
-    iou: float
-    recall: tuple[float, ...]
-    precision: tuple[float, ...]
-    scores: tuple[float, ...]
-    ap: float
-
-
-@dataclass(frozen=True)
 class Confidence:
-    """Figures along the threshold. Goes into metrics.json; the curves of `precision_recall_curves` do not.
+    """Figures along the threshold. Goes into metrics.json; curves along recall are in `precision_recall`.
 
     Attributes:
         points: rising thresholds 0.00, 0.05 … 0.95; empty where scores rank nothing or there is no true box.
@@ -123,44 +101,3 @@ def _f1_by_iou(counts: Sequence[ImageCounts]) -> dict[str, float]:
     if not total:
         return {}
     return {f"{threshold:.2f}": float(2 * (iou >= threshold).sum() / total) for threshold in IOU_THRESHOLDS}
-
-
-def precision_recall_curves(
-    ranked: Mapping[str, Ranked], ious: Sequence[float] = (0.5, 0.75)
-) -> list[PrecisionRecallCurve]:
-    """A curve a label and IoU, for labels that have true boxes; at most the 100 best boxes of an image, as in COCO AP.
-
-    Args:
-        ranked: of `rank_images`.
-        ious: of 0.50, 0.55 … 0.95.
-
-    Raises:
-        DataError: another IoU.
-    """
-    return [
-        _curve(one, iou, level)
-        for iou, level in ((iou, _level(iou)) for iou in ious)
-        for one in ranked.values()
-        if one.num_truth.any()
-    ]
-
-
-def _level(iou: float) -> int:
-    near = np.flatnonzero(np.isclose(IOU_THRESHOLDS, iou, atol=1e-6))
-    if not len(near):
-        raise DataError(f"No curve at IoU {iou}: boxes are matched at 0.50, 0.55 … 0.95, ask for one of these.")
-    return int(near[0])
-
-
-def _curve(one: Ranked, iou: float, level: int) -> PrecisionRecallCurve:
-    kept = one.counted & ~one.ignored[level]
-    right, scores, num_truth = (one.truth[level] >= 0)[kept], one.scores[kept], int(one.num_truth.sum())
-    hits = right.cumsum()
-    return PrecisionRecallCurve(
-        label=one.label,
-        iou=float(iou),
-        recall=tuple((hits / num_truth).tolist()),
-        precision=tuple((hits / np.arange(1, len(hits) + 1)).tolist()),
-        scores=tuple(scores.tolist()),
-        ap=average_precision_of(scores, right, num_truth),
-    )

@@ -36,7 +36,7 @@ class FoundBox:
 
     Attributes:
         sample_id: its image.
-        index: its position in the image's `predicted`.
+        index: its position in the image's `ranked`.
         kind: `correct` (a true positive at IoU 0.5), an error kind, or `ignored` (in a crowd region, or beyond the 100
             boxes of a label that COCO looks at).
         label, score: as found; 1.0 where there was no score.
@@ -98,7 +98,7 @@ class ErrorAnalysis:
 
     Attributes:
         summary: counts and gains.
-        found: every found box, images in order, boxes in the order of `predicted`.
+        found: every found box, images in order, boxes in the order of `ranked`.
         missed: every true box without a match.
     """
 
@@ -135,8 +135,8 @@ def _num_truth(ranked: Mapping[str, Ranked]) -> dict[str, int]:
 
 def _matches(images: Sequence[JudgedImage], ranked: Mapping[str, Ranked]) -> tuple[list[IntArray], list[BoolArray]]:
     """Of each image: `[N]` the true box matched at IoU 0.5 (-1: none), and `[N]` whether the box is left out."""
-    matched = [np.full(len(image.predicted), -1, np.int64) for image in images]
-    ignored = [np.zeros(len(image.predicted), bool) for image in images]
+    matched = [np.full(len(image.ranked), -1, np.int64) for image in images]
+    ignored = [np.zeros(len(image.ranked), bool) for image in images]
     for one in ranked.values():
         left_out = one.ignored[0] | ~one.counted
         for number, index, truth, out in zip(one.image, one.index, one.truth[0], left_out, strict=True):
@@ -149,11 +149,11 @@ def _matches(images: Sequence[JudgedImage], ranked: Mapping[str, Ranked]) -> tup
 
 
 def _found_boxes(image: JudgedImage, partner: IntArray, left_out: BoolArray) -> list[FoundBox]:
-    iou = box_iou(image.predicted.xyxy, image.truth.xyxy)
+    iou = box_iou(image.ranked.xyxy, image.truth.xyxy)
     true = np.array(image.truth.labels, dtype=object)
     taken = np.isin(np.arange(len(true)), partner)
     verdicts = []
-    for index, (label, score) in enumerate(zip(image.predicted.labels, scores_of(image.predicted), strict=True)):
+    for index, (label, score) in enumerate(zip(image.ranked.labels, scores_of(image.ranked), strict=True)):
         if left_out[index]:
             verdict: tuple[FoundKind, int | None, float] = ("ignored", None, 0.0)
         elif partner[index] >= 0:

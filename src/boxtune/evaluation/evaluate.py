@@ -16,9 +16,11 @@ from boxtune.data.sample import Sample
 from boxtune.data.splits import UNSPLIT
 from boxtune.detections import Detections
 from boxtune.errors import DataError, SaveError
-from boxtune.evaluation.judged import JudgedImage
+from boxtune.evaluation.judged import JudgedImage, in_coco_order
 from boxtune.evaluation.metrics import Metrics, MetricsAccumulator
+from boxtune.evaluation.precision_recall import PrecisionCurves, precision_curves
 from boxtune.evaluation.predictions import category_labels, write_ground_truth, write_predictions
+from boxtune.evaluation.ranking import rank_images
 from boxtune.inference.detector import Detector, Prediction, load_detector
 from boxtune.models.quantize import Quantize
 
@@ -50,9 +52,15 @@ class Evaluation:
                 image.truth,
                 image.prediction.result.detections,
                 readable=image.prediction.result.status != "malformed",
+                candidates=image.prediction.candidates,
             )
             for image in self.images
         ]
+
+    @property
+    def curves(self) -> PrecisionCurves:
+        """Precision along recall, whose mean is the AP of `metrics`."""
+        return precision_curves(rank_images(in_coco_order(self.judged)))
 
 
 def evaluate(
@@ -94,6 +102,7 @@ def evaluate(
             result.detections,
             status=result.status,
             truncated=prediction.truncated,
+            candidates=prediction.candidates,
         )
         if details:
             seen.append(EvaluatedImage(sample.id, sample.image_hw, sample.detections, prediction))
@@ -198,7 +207,7 @@ def _some(labels: Sequence[str]) -> str:
 
 
 def write_evaluation(output_dir: Path, evaluation: Evaluation) -> None:
-    """`metrics.json`, `predictions.json` (COCO results), `ground_truth.json` and `answers.jsonl` (raw text).
+    """`metrics.json`, `curves.json`, `predictions.json` (COCO results), `ground_truth.json`, `answers.jsonl` (text).
 
     Raises:
         SaveError: the folder cannot be written.
@@ -206,10 +215,11 @@ def write_evaluation(output_dir: Path, evaluation: Evaluation) -> None:
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "metrics.json").write_text(json.dumps(evaluation.metrics.to_dict(), indent=2) + "\n")
+        evaluation.curves.write(output_dir)
         rows = [(image.sample_id, image.image_hw, image.truth) for image in evaluation.images]
         labels = category_labels(evaluation.labels, [image.truth for image in evaluation.images])
         write_ground_truth(output_dir / "ground_truth.json", rows, labels)
-        found = [(image.sample_id, image.prediction.result.detections) for image in evaluation.images]
+        found = [(one.sample_id, one.predicted, one.candidates) for one in evaluation.judged]
         write_predictions(output_dir / "predictions.json", found, labels)
         with (output_dir / "answers.jsonl").open("w", encoding="utf-8") as lines:
             for image in evaluation.images:

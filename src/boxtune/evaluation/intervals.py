@@ -1,4 +1,8 @@
-"""How far figures would move with other images: bootstrap intervals, and paired ones of differences."""
+"""How far figures would move with other images: bootstrap intervals, and paired ones of differences.
+
+Where all images agree, drawing them anew moves nothing. That is no certainty: `interval_of` then says what so many
+images that are all alike leave open.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +45,14 @@ class Intervals:
         num_resamples: how often the images were drawn anew, with replacement.
         seed: of the drawing.
         figures: name of a field of `Metrics` (those in `HEADLINE`) → its interval; None where there is no figure.
+        unanimous: those of them in which all images agree, so that the interval is not the bootstrap's (`interval_of`).
     """
 
     level: float
     num_resamples: int
     seed: int
     figures: dict[str, Interval | None]
+    unanimous: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,21 @@ def draw_images(num_images: int, num_resamples: int = NUM_RESAMPLES, seed: int =
     return drawing.multinomial(num_images, np.full(num_images, 1 / num_images), size=num_resamples)
 
 
-def redrawn_figures(
-    images: Sequence[JudgedImage], ranked: Mapping[str, Ranked], drawn: IntArray
-) -> dict[str, FloatArray]:
-    """Every headline figure on redrawn images: name → `[B]`, NaN where there is nothing to measure.
+@dataclass(frozen=True, eq=False)
+class Redrawn:
+    """One figure on redrawn images.
+
+    Attributes:
+        values: `[B]`, NaN where there is nothing to measure.
+        num_images: how many images it rests on; of AP, which is a mean over labels, one number a label.
+    """
+
+    values: FloatArray
+    num_images: tuple[int, ...]
+
+
+def redrawn_figures(images: Sequence[JudgedImage], ranked: Mapping[str, Ranked], drawn: IntArray) -> dict[str, Redrawn]:
+    """Every headline figure on redrawn images.
 
     Args:
         images: judged once; `num_images` of `drawn`.
@@ -83,11 +100,8 @@ def redrawn_figures(
     return {**_precisions(ranked, drawn), **_assignments(images, drawn), "parse_rate": _parse_rate(images, drawn)}
 
 
-def _precisions(ranked: Mapping[str, Ranked], drawn: IntArray) -> dict[str, FloatArray]:
+def _precisions(ranked: Mapping[str, Ranked], drawn: IntArray) -> dict[str, Redrawn]:
     with_truth = [one for one in ranked.values() if one.num_truth.any()]
-    if not with_truth:
-        nothing = np.full(len(drawn), np.nan)
-        return {"map": nothing, "map50": nothing, "map75": nothing}
     total, num_labels = np.zeros((len(drawn), len(IOU_THRESHOLDS))), np.zeros((len(drawn), 1))
     for one in with_truth:
         precision = average_precisions(one, drawn)
@@ -95,28 +109,38 @@ def _precisions(ranked: Mapping[str, Ranked], drawn: IntArray) -> dict[str, Floa
         total += np.where(known, precision, 0.0)
         num_labels += known[:, :1]
     of_levels = np.where(num_labels > 0, total / np.maximum(num_labels, 1), np.nan)
-    return {"map": of_levels.mean(axis=1), "map50": of_levels[:, 0], "map75": of_levels[:, 5]}
+    num_images = tuple(int(np.count_nonzero(one.num_truth)) for one in with_truth)
+    figures = {"map": of_levels.mean(axis=1), "map50": of_levels[:, 0], "map75": of_levels[:, 5]}
+    return {name: Redrawn(values, num_images) for name, values in figures.items()}
 
 
-def _assignments(images: Sequence[JudgedImage], drawn: IntArray) -> dict[str, FloatArray]:
+def _assignments(images: Sequence[JudgedImage], drawn: IntArray) -> dict[str, Redrawn]:
     counts = [count_image(image.truth, image.predicted, image.crowd) for image in images]
-    columns = [
-        (sum(c.iou), len(c.iou), c.num_boxes, c.num_predictions, *(sum(v >= t for v in c.iou) for t in (0.5, 0.7)))
-        for c in counts
-    ]
-    iou, pairs, boxes, found, hits50, hits70 = (drawn @ np.array(columns, dtype=np.float64)).T
+    columns = np.array(
+        [
+            (sum(c.iou), len(c.iou), c.num_boxes, c.num_predictions, *(sum(v >= t for v in c.iou) for t in (0.5, 0.7)))
+            for c in counts
+        ],
+        dtype=np.float64,
+    )
+    iou, pairs, boxes, found, hits50, hits70 = (drawn @ columns).T
+
+    def figure(part: FloatArray, whole: FloatArray, *counted: int) -> Redrawn:
+        return Redrawn(_ratio(part, whole), (int(np.count_nonzero(columns[:, counted].any(axis=1))),))
+
     return {
-        "mean_iou": np.where(boxes > 0, iou / np.maximum(pairs, 1), np.nan),
-        "detection_rate50": _ratio(hits50, boxes),
-        "detection_rate70": _ratio(hits70, boxes),
-        "f1_50": _ratio(2 * hits50, boxes + found),
+        "mean_iou": figure(iou, pairs, 1),
+        "detection_rate50": figure(hits50, boxes, 2),
+        "detection_rate70": figure(hits70, boxes, 2),
+        "f1_50": figure(2 * hits50, boxes + found, 2, 3),
     }
 
 
-def _parse_rate(images: Sequence[JudgedImage], drawn: IntArray) -> FloatArray:
+def _parse_rate(images: Sequence[JudgedImage], drawn: IntArray) -> Redrawn:
     if any(image.readable is None for image in images):
-        return np.full(len(drawn), np.nan)
-    return drawn @ np.array([float(bool(image.readable)) for image in images]) / len(images)
+        return Redrawn(np.full(len(drawn), np.nan), ())
+    readable = np.array([float(bool(image.readable)) for image in images])
+    return Redrawn(drawn @ readable / len(images), (len(images),))
 
 
 def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
@@ -147,33 +171,58 @@ def bootstrap_intervals(
     if len(images) < 2:
         return None
     ranked = rank_images(images) if ranked is None else ranked
-    figures = redrawn_figures(images, ranked, draw_images(len(images), num_resamples, seed))
-    return Intervals(level, num_resamples, seed, {name: percentiles(figures[name], level) for name in HEADLINE})
+    redrawn = redrawn_figures(images, ranked, draw_images(len(images), num_resamples, seed))
+    figures = {name: interval_of(redrawn[name], level) for name in HEADLINE}
+    unanimous = tuple(name for name in HEADLINE if is_unanimous(redrawn[name].values))
+    return Intervals(level, num_resamples, seed, figures, unanimous)
 
 
-def percentiles(values: FloatArray, level: float) -> Interval | None:
-    """The middle part of resampled values; those that are NaN are left out, None where all are."""
-    known = values[~np.isnan(values)]
+def interval_of(redrawn: Redrawn, level: float, low: float = 0.0, high: float = 1.0) -> Interval | None:
+    """The middle part of resampled values; None where there is no value.
+
+    Where all agree, at a figure's end or anywhere, the bootstrap has no width, however few the images. Then n images
+    that are all alike still leave room for a share p of images that are not: up to 1 − (1 − level)^(1/n), which is the
+    exact binomial bound after n trials without an event (Clopper and Pearson 1934), at 95 % about 3/n (the rule of
+    three: Hanley and Lippman-Hand 1983, JAMA 249:1743). The interval counts these as anything from `low` to `high`. It
+    is exact for means over images, and stands in for one where a figure is a ratio or AP.
+
+    Args:
+        redrawn: the figure; values that are NaN are left out.
+        level: share of resamples inside, or the certainty of the bound.
+        low, high: ends of what the figure of a single image can be.
+    """
+    known = redrawn.values[~np.isnan(redrawn.values)]
     if not known.size:
         return None
-    low, high = np.percentile(known, [50 * (1 - level), 50 * (1 + level)])
-    return Interval(float(low), float(high))
+    if is_unanimous(known):
+        unlike = float(np.mean([1 - (1 - level) ** (1 / count) for count in redrawn.num_images]))
+        value = float(known[0])
+        return Interval(value - unlike * (value - low), value + unlike * (high - value))
+    first, last = np.percentile(known, [50 * (1 - level), 50 * (1 + level)])
+    return Interval(float(first), float(last))
 
 
-def paired_difference(value: float, other: FloatArray, baseline: FloatArray, level: float) -> Difference | None:
+def is_unanimous(values: FloatArray) -> bool:
+    """Whether all resampled values are one, but for rounding; NaN are left out, and nothing agrees with nothing."""
+    known = values[~np.isnan(values)]
+    return bool(known.size) and float(np.ptp(known)) <= _TIE
+
+
+def paired_difference(value: float, other: Redrawn, baseline: Redrawn, level: float) -> Difference | None:
     """Difference of a figure between two models whose images were drawn together.
 
     Args:
         value: the difference as measured.
-        other: `[B]` the figure of the model on each resample.
-        baseline: `[B]` that of the baseline on the same resamples.
+        other: the figure of the model.
+        baseline: that of the baseline on the same resamples.
         level: share of resamples inside the interval.
     """
-    differences = other - baseline
-    interval = percentiles(differences, level)
+    num_images = min(other.num_images, baseline.num_images, key=sum)
+    differences = Redrawn(other.values - baseline.values, num_images)
+    interval = interval_of(differences, level, -1.0, 1.0)
     if interval is None:
         return None
-    known = differences[~np.isnan(differences)]
+    known = differences.values[~np.isnan(differences.values)]
     # both are sums of floats: what differs by rounding alone is a tie
     better = float(((known > _TIE) + 0.5 * (np.abs(known) <= _TIE)).mean())
     return Difference(value, interval, better)

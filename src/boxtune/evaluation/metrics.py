@@ -41,8 +41,8 @@ class Metrics:
         map_large: COCO AP of true boxes above 96² square pixels.
         ar100: COCO average recall.
         per_class: label → `ap`, `ap50`, `num_boxes`.
-        mean_iou: mean IoU of assigned pairs; 0 where nothing was assigned.
-        median_iou: median IoU of assigned pairs; 0 where nothing was assigned.
+        mean_iou: mean IoU of assigned pairs; None where nothing was assigned.
+        median_iou: median IoU of assigned pairs; None where nothing was assigned.
         mean_iou_all: mean IoU of all true boxes; a missed one counts 0.
         detection_rate50: share of true boxes whose pair has an IoU of at least 0.5.
         rate70: the same at 0.7.
@@ -58,6 +58,8 @@ class Metrics:
         num_images: images, with or without objects.
         num_boxes: true boxes (crowd regions are none).
         num_predictions: found boxes.
+        num_candidates: boxes beside them that the answers left out. AP, the errors and all that goes along a threshold
+            of the score look at these too; IoU, precision, recall, F1 and count error do not.
         num_unknown_label_predictions: found boxes whose label is no known category. COCO AP does not see them.
         score_source: where scores come from: `token probabilities`, `constant 1.0`, `file`.
         scores_constant: all found boxes (two or more) have the same score, so that AP cannot rank them.
@@ -93,6 +95,7 @@ class Metrics:
     num_unknown_label_predictions: int
     score_source: str
     scores_constant: bool
+    num_candidates: int = 0
     median_iou: float | None = None
     detection_rate70: float | None = None
     intervals: Intervals | None = None
@@ -120,7 +123,7 @@ class Metrics:
 
 def _intervals(content: dict[str, Any]) -> Intervals:
     figures = {name: None if one is None else Interval(**one) for name, one in content["figures"].items()}
-    return Intervals(**{**content, "figures": figures})
+    return Intervals(**{**content, "figures": figures, "unanimous": tuple(content.get("unanimous", ()))})
 
 
 def _confidence(content: dict[str, Any]) -> Confidence:
@@ -201,6 +204,7 @@ class _Seen:
     predicted: Detections
     status: Status
     truncated: bool
+    candidates: Detections
 
 
 class MetricsAccumulator:
@@ -229,6 +233,7 @@ class MetricsAccumulator:
         predicted: Detections,
         status: Status = "ok",
         truncated: bool = False,
+        candidates: Detections | None = None,
     ) -> None:
         """Add one image.
 
@@ -239,6 +244,7 @@ class MetricsAccumulator:
             predicted: found boxes, in pixels of the same image.
             status: how the answer could be read.
             truncated: whether the answer ran into the token limit.
+            candidates: boxes that the answer left out, with scores.
 
         Raises:
             DataError: the sample was added before.
@@ -248,13 +254,21 @@ class MetricsAccumulator:
             raise ValueError(f"Status must be one of {', '.join(get_args(Status))}, not {status!r}.")
         if sample_id in self._seen:
             raise DataError(f"Sample '{sample_id}' comes twice: sample ids must be unique within an evaluation.")
-        self._seen[sample_id] = _Seen(sample_id, image_hw, truth, predicted, status, truncated)
+        self._seen[sample_id] = _Seen(
+            sample_id, image_hw, truth, predicted, status, truncated, candidates or Detections.empty()
+        )
 
     def images(self) -> list[JudgedImage]:
         """All images added so far, in the order of their COCO ids."""
         numbers = image_ids(list(self._seen))
         return [
-            JudgedImage(one.sample_id, one.truth, one.predicted, readable=one.status != "malformed")
+            JudgedImage(
+                one.sample_id,
+                one.truth,
+                one.predicted,
+                readable=one.status != "malformed",
+                candidates=one.candidates,
+            )
             for one in sorted(self._seen.values(), key=lambda one: numbers[one.sample_id])
         ]
 
@@ -267,9 +281,10 @@ class MetricsAccumulator:
         seen = list(self._seen.values())
         truths: list[Truth] = [(one.sample_id, one.image_hw, one.truth) for one in seen]
         labels = category_labels(self._labels, (one.truth for one in seen))
-        results = coco_results([(one.sample_id, one.predicted) for one in seen], labels)
+        results = coco_results([(one.sample_id, one.predicted, one.candidates) for one in seen], labels)
         num_predictions = sum(len(one.predicted) for one in seen)
-        unknown = num_predictions - len(results)
+        num_candidates = sum(len(one.candidates) for one in seen)
+        unknown = num_predictions - sum("candidate" not in row for row in results)
         scores = [row["score"] for row in results]
         ground_truth = coco_ground_truth(truths, labels)
         return Metrics(
@@ -287,6 +302,7 @@ class MetricsAccumulator:
             num_images=len(seen),
             num_boxes=sum(len(one.truth) for one in seen),
             num_predictions=num_predictions,
+            num_candidates=num_candidates,
             num_unknown_label_predictions=unknown,
             score_source=_score_source(seen, self._score_source),
             scores_constant=all_the_same(scores),

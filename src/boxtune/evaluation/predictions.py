@@ -18,8 +18,8 @@ from boxtune.errors import SaveError
 Truth = tuple[str, tuple[int, int], Detections]
 """Sample id, `(height, width)` of its upright image, true boxes."""
 
-Found = tuple[str, Detections]
-"""Sample id, found boxes."""
+Found = tuple[str, Detections] | tuple[str, Detections, Detections]
+"""Sample id, found boxes, and candidates beside them where there are any."""
 
 
 def image_ids(sample_ids: Sequence[str]) -> dict[str, int]:
@@ -78,11 +78,13 @@ def coco_ground_truth(rows: Sequence[Truth], labels: Sequence[str] = ()) -> dict
 def coco_results(rows: Sequence[Found], labels: Sequence[str]) -> list[dict[str, Any]]:
     """COCO results; a box without a score gets 1.0, a box whose label is not in `labels` has no number and is left out.
 
+    Candidates carry `"candidate": true`, which COCO's own tools pass over.
+
     Args:
         rows: every sample of the data set in its order, also those without boxes (they number the images).
         labels: all categories, as `category_labels` lists them.
     """
-    ids = image_ids([sample_id for sample_id, _ in rows])
+    ids = image_ids([row[0] for row in rows])
     numbers = {label: number for number, label in enumerate(labels, start=1)}
     return [
         {
@@ -90,8 +92,10 @@ def coco_results(rows: Sequence[Found], labels: Sequence[str]) -> list[dict[str,
             "category_id": numbers[label],
             "bbox": bbox.tolist(),
             "score": 1.0 if found.scores is None else float(found.scores[index]),
+            **({"candidate": True} if place else {}),
         }
-        for sample_id, found in rows
+        for sample_id, *both in rows
+        for place, found in enumerate(both)
         for index, (label, bbox) in enumerate(zip(found.labels, xyxy_to_xywh(found.xyxy), strict=True))
         if label in numbers
     ]

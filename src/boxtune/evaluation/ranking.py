@@ -38,7 +38,7 @@ class Ranked:
         num_truth: `[I]` true boxes of the label in each image.
         scores: `[N]`, falling.
         image: `[N]` position of the image of each box.
-        index: `[N]` position of the box in its image's `predicted`.
+        index: `[N]` position of the box in its image's `ranked`.
         truth: `[T, N]` position in the image's `truth` of the box matched at each IoU threshold, -1 for none.
         ignored: `[T, N]` unmatched and in a crowd region: neither right nor wrong.
         counted: `[N]` whether it is among the 100 best of its image and label, which alone COCO AP looks at.
@@ -63,13 +63,13 @@ def rank_images(images: Sequence[JudgedImage]) -> dict[str, Ranked]:
     COCO's matching: the best-scored box chooses first, among the true boxes that are left the one with the largest
     IoU at or above the threshold.
     """
-    labels = sorted({label for image in images for one in (image.truth, image.predicted) for label in one.labels})
+    labels = sorted({label for image in images for one in (image.truth, image.ranked) for label in one.labels})
     num_truth = {label: np.zeros(len(images), np.int64) for label in labels}
     parts: defaultdict[str, list[_Part]] = defaultdict(list)
     for number, image in enumerate(images):
         for label in image.truth.labels:
             num_truth[label][number] += 1
-        for label in dict.fromkeys(image.predicted.labels):
+        for label in dict.fromkeys(image.ranked.labels):
             parts[label].append(_match_label(image, number, label))
     return {label: _sorted(label, num_truth[label], parts[label]) for label in labels}
 
@@ -100,11 +100,11 @@ def scores_of(found: Detections) -> FloatArray:
 
 
 def _match_label(image: JudgedImage, number: int, label: str) -> _Part:
-    index = _positions(image.predicted, label)
-    scores = scores_of(image.predicted)[index]
+    index = _positions(image.ranked, label)
+    scores = scores_of(image.ranked)[index]
     order = np.argsort(-scores, kind="stable")
     index, scores = index[order], scores[order]
-    found = image.predicted.xyxy[index]
+    found = image.ranked.xyxy[index]
     true = _positions(image.truth, label)
     limits = np.minimum(IOU_THRESHOLDS, _NEVER_EXACT)
     pairs = _match_by_score(box_iou(found, image.truth.xyxy[true]), limits)

@@ -11,20 +11,18 @@ from typing import Final
 
 from boxtune.data.sample import Sample
 from boxtune.errors import DataError
-from boxtune.evaluation.confidence import precision_recall_curves
-from boxtune.evaluation.errors import analyse_errors
 from boxtune.evaluation.evaluate import Evaluation
 from boxtune.evaluation.page import curves, figures, gallery
-from boxtune.evaluation.page.figures import ReportedModel
 from boxtune.evaluation.page.render import render, write_page
-from boxtune.evaluation.predictions import category_labels, image_ids
-from boxtune.evaluation.ranking import rank_images
+from boxtune.evaluation.page.reported import reported_evaluation
+from boxtune.evaluation.predictions import category_labels
 from boxtune.evaluation.summary import notes as metric_notes
 
 MAX_BYTES: Final = 15_000_000
 """The page is never larger: pictures are left out, and it says so."""
 
-_REST_BYTES = 1_500_000  # of that for everything but pictures
+REST_BYTES: Final = 1_500_000
+"""Of that for everything but pictures."""
 
 
 def write_report(
@@ -65,13 +63,14 @@ def report_html(
 ) -> str:
     """The page as text; arguments as for `write_report`."""
     _check_same_images(models)
-    reported = [_reported(name, evaluation) for name, evaluation in models]
+    reported = [reported_evaluation(name, evaluation) for name, evaluation in models]
     truths = [image.truth for image in models[0][1].images] if models else []
     labels = category_labels([label for _, one in models for label in one.labels], truths)
     pictures: list[gallery.Picture] = []
     cut = ""
     if samples is not None and reported:
-        pictures, cut = gallery.choose_pictures(reported, samples, labels, MAX_BYTES - _REST_BYTES)
+        opened = gallery.pictures_of(samples)
+        pictures, cut = gallery.choose_pictures(reported, opened, labels, MAX_BYTES - REST_BYTES)
     own_notes = [
         f"{name}: {note}" if len(models) > 1 else note
         for name, evaluation in models
@@ -94,22 +93,8 @@ def report_html(
         charts=curves.charts(reported, losses),
         pictures=pictures,
         pictures_cut=cut,
-        filters=gallery.filters(pictures, labels),
+        filters=gallery.filters(pictures, labels, "pictures", {"worst": "worst", "best": "best"}),
         legend=gallery.legend(labels),
-    )
-
-
-def _reported(name: str, evaluation: Evaluation) -> ReportedModel:
-    numbers = image_ids([image.sample_id for image in evaluation.images])
-    # In the order of the metrics, where equal scores fall as they do there.
-    judged = sorted(evaluation.judged, key=lambda image: numbers[image.sample_id])
-    ranked = rank_images(judged)
-    return ReportedModel(
-        name=name,
-        metrics=evaluation.metrics,
-        images=evaluation.images,
-        errors=analyse_errors(judged, ranked),
-        curves=tuple(precision_recall_curves(ranked, (0.5,))),
     )
 
 

@@ -106,7 +106,7 @@ def print_evaluation_results(metrics: Metrics, model_name: str = "Model") -> Non
 def behind(metrics: Metrics) -> list[str]:
     """What the headline rests on, a line each: overlaps, threshold, mistakes, scores. Empty without true boxes."""
     lines = []
-    if metrics.median_iou is not None:
+    if metrics.num_boxes:
         lines.append(
             f"IoU: mean {format_share(metrics.mean_iou)}, median {format_share(metrics.median_iou)}; "
             f"found at 0.5: {format_share(metrics.detection_rate50)}, at 0.7: {format_share(metrics.detection_rate70)}."

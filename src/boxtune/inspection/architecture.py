@@ -75,7 +75,7 @@ class LayerName:
     """The last part of layers' names, and where it occurs: what a LoRA target of only this name would reach.
 
     Attributes:
-        name: such as `q_proj`.
+        name: such as `q_proj`; with the part before it where it is only a number, as `mlp.0`.
         places: in the order of the areas.
     """
 
@@ -260,9 +260,9 @@ def _layer_names(model: Any, layers: Sequence[tuple[str, nn.Module]]) -> tuple[L
     row = family(model.config)
     counts: dict[str, Counter[tuple[str, str]]] = {}
     for name, layer in layers:
-        last = name.rpartition(".")[2]
-        if not last.isdigit():  # `merger.mlp.0`: a place in a list is no name that anybody targets
-            counts.setdefault(last, Counter())[row.area_of(f"{name}."), type(layer).__name__] += 1
+        parts = name.split(".")
+        last = ".".join(parts[-2:] if parts[-1].isdigit() else parts[-1:])
+        counts.setdefault(last, Counter())[row.area_of(f"{name}."), type(layer).__name__] += 1
     order = list(row.areas)
     return tuple(
         LayerName(

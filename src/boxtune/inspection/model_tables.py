@@ -18,7 +18,7 @@ _SHORT_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def print_architecture(architecture: Architecture, name: str, console: Console) -> None:
-    """Areas with their sizes, tied weights, and the names of layers."""
+    """Areas with their sizes, tied weights, and the names that are no LoRA target by themselves."""
     say(
         console,
         f"{name}: {architecture.model_type}, {architecture.num_parameters:,} parameters, "
@@ -38,7 +38,8 @@ def print_architecture(architecture: Architecture, name: str, console: Console) 
     console.print(table)
     for name_, shared in architecture.tied:
         say(console, f"Tied: {name_} is {shared}, one tensor, counted once (with the latter).")
-    _print_layer_names(architecture, console)
+    if several := _ambiguous(architecture.layer_names):
+        say(console, f"Names of several areas or kinds, as a LoRA target too wide: {'; '.join(several)}.")
 
 
 def print_modules(modules: Sequence[ModuleInfo], title: str, console: Console) -> None:
@@ -74,6 +75,7 @@ def print_plan(plan: TrainingPlan, title: str, console: Console) -> None:
         f"Memory: weights {kept}, and {short_bytes(plan.num_optimizer_bytes)} for gradients and AdamW "
         f"({GRADIENT_AND_ADAMW} bytes a trained weight); activations come on top.",
     )
+    say(console, "No conflict: each rule found its layers, and nothing else is trained.")
 
 
 def print_memory(memory: Sequence[AreaMemory], rank: int, console: Console) -> None:
@@ -100,7 +102,8 @@ def say(console: Console, text: str) -> None:
     console.print(Text(text), soft_wrap=True)
 
 
-def _print_layer_names(architecture: Architecture, console: Console) -> None:
+def print_layer_names(architecture: Architecture, console: Console) -> None:
+    """Every name of a layer, and how often it occurs in each area."""
     areas = [area.area for area in architecture.areas]
     say(console, "\nNames of layers, and how often each occurs. As a LoRA target a bare name reaches all of them:")
     table = _table("name", *areas)
@@ -111,6 +114,17 @@ def _print_layer_names(architecture: Architecture, console: Console) -> None:
     console.print(table)
     if any(layer.is_ambiguous for layer in architecture.layer_names):
         say(console, "! layers of several areas or kinds: name the whole path, as boxtune's own patterns do.")
+
+
+def _ambiguous(layers: Sequence[LayerName]) -> list[str]:
+    """`gate_proj, up_proj (vision: 32, language: 28)`: names that occur alike together."""
+    names: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.is_ambiguous:
+            areas = dict.fromkeys(place.area for place in layer.places)
+            where = ", ".join(f"{area}: {' and '.join(_counted(layer, area))}" for area in areas)
+            names.setdefault(where, []).append(layer.name)
+    return [f"{', '.join(alike)} ({where})" for where, alike in names.items()]
 
 
 def _counted(layer: LayerName, area: str) -> list[str]:

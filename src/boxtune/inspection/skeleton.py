@@ -14,7 +14,7 @@ import torch
 
 from boxtune.errors import ModelError
 from boxtune.models.families import Family, family
-from boxtune.models.places import LOADING_ERRORS, in_one_line, load_config
+from boxtune.models.places import LOADING_ERRORS, base_of_adapter, in_one_line, load_config
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,14 @@ def load_skeleton(name: str, *, trust_remote_code: bool = False) -> Skeleton:
     Raises:
         ModelError: no such model, no config.json, another family, or sizes that make no model.
     """
-    if not (Path(name) / "adapter_config.json").is_file():
+    base = base_of_adapter(Path(name))
+    if base is None:
         return Skeleton(_build(name, trust_remote_code), name, name)
-    adapter = _adapter_config(Path(name))
-    base = str(adapter.base_model_name_or_path)
     try:
         model = _build(base, trust_remote_code)
     except ModelError as error:
         raise ModelError(f"The adapter in {name} was trained on '{base}', which cannot be opened: {error}") from error
-    return Skeleton(_with_adapter(model, adapter, name), name, base)
+    return Skeleton(_with_adapter(model, name), name, base)
 
 
 def _build(name: str, trust_remote_code: bool) -> Any:
@@ -79,23 +78,11 @@ def _build(name: str, trust_remote_code: bool) -> Any:
         ) from error
 
 
-def _adapter_config(folder: Path) -> Any:
-    from peft import PeftConfig
+def _with_adapter(model: Any, folder: str) -> Any:
+    from peft import PeftConfig, get_peft_model
 
     try:
-        adapter = PeftConfig.from_pretrained(str(folder))
-    except LOADING_ERRORS as error:
-        path = folder / "adapter_config.json"
-        raise ModelError(f"{path} is not a PEFT adapter's configuration ({in_one_line(error)}).") from error
-    if not adapter.base_model_name_or_path:
-        raise ModelError(f"{folder / 'adapter_config.json'} names no base model (base_model_name_or_path): write it.")
-    return adapter
-
-
-def _with_adapter(model: Any, adapter: Any, folder: str) -> Any:
-    from peft import get_peft_model
-
-    try:
+        adapter = PeftConfig.from_pretrained(folder)
         with torch.device("meta"):  # else PEFT would draw the adapter's random weights first
             return get_peft_model(model, adapter)
     except LOADING_ERRORS as error:

@@ -25,7 +25,7 @@ class DetectionLossConfig:
     Attributes:
         weight: of all of them, against the language loss.
         box_l1, box_giou, objectness, captions: of each.
-        auxiliary: train the layers before the last, and the proposals of tokens, as well (DETR, §3.2).
+        auxiliary: train the layers before the last as well (DETR, §3.2).
         focal_alpha, focal_gamma: of the objectness.
         matching: costs of a pair.
     """
@@ -78,24 +78,25 @@ def counts(objects: TrueObjects) -> dict[str, int]:
 def weights(config: DetectionLossConfig) -> dict[str, float]:
     """Term → weight."""
     own = {name: config.weight * getattr(config, name) for name in (*_OF_EACH_LAYER, "captions")}
-    return own | {AUXILIARY + name: own[name] for name in _OF_EACH_LAYER if config.auxiliary}
+    return own | {AUXILIARY + name: own[name] for name in _OF_EACH_LAYER}
 
 
 def totals(
-    layers: Sequence[Layer], objects: TrueObjects, config: DetectionLossConfig
+    layers: Sequence[Layer], objects: TrueObjects, config: DetectionLossConfig, *, proposals: Layer | None = None
 ) -> tuple[dict[str, torch.Tensor], Matches]:
     """Term → sum over the batch, without the captions, and the matches of the last layer, whose labels are next.
 
     Args:
-        layers: the last is the answer; those before it become the auxiliary terms, each matched by itself.
+        layers: the last is the answer; those before it are auxiliary, each matched by itself.
         objects: of the same images.
         config: weights.
+        proposals: of tokens that queries start from; auxiliary too, and never left out: nothing else trains them.
     """
     sums, matches = layer_totals(layers[-1], objects, config)
-    if config.auxiliary:
-        earlier = [layer_totals(layer, objects, config)[0] for layer in layers[:-1]]
-        zero = layers[-1].objectness_logits.new_zeros(())
-        sums |= {AUXILIARY + name: sum((one[name] for one in earlier), zero) for name in _OF_EACH_LAYER}
+    auxiliary = [*(layers[:-1] if config.auxiliary else ()), *(() if proposals is None else (proposals,))]
+    if auxiliary:
+        earlier = [layer_totals(layer, objects, config)[0] for layer in auxiliary]
+        sums |= {AUXILIARY + name: torch.stack([one[name] for one in earlier]).sum() for name in _OF_EACH_LAYER}
     return sums, matches
 
 

@@ -71,6 +71,8 @@ class RunClock(TrainerCallback, ExportableState):
         saved = states.get(type(self).__name__) if isinstance(states, dict) else None
         if state.global_step and isinstance(saved, dict):
             self.used_before = float(saved["attributes"]["used_before"])
+        if state.global_step and self.progress(state.global_step, state.max_steps) >= 1:
+            control.should_training_stop = True  # the sitting before was ended after its last step, see the trainer
         self.started = time.monotonic()
 
     def on_step_begin(

@@ -7,7 +7,6 @@ is not trained again, and the next one starts only from what it saved.
 from __future__ import annotations
 
 import gc
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from boxtune.evaluation.summary import print_metrics
 from boxtune.training import processes
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_checkpoint
 from boxtune.training.clock import RunClock
+from boxtune.training.damage import read_json
 from boxtune.training.resume import check_settings
 from boxtune.training.run import TrainResult
 from boxtune.training.run import train as train_once
@@ -126,15 +126,19 @@ def _run_stage(config: Config, mark: StageMark, last: bool, console: Console) ->
 
 
 def finished_result(folder: Path) -> TrainResult:
-    """What a finished run came to, read from its folder."""
+    """What a finished run came to, read from its folder.
+
+    Raises:
+        ModelError: a file of it is missing or damaged.
+    """
     checkpoint = last_checkpoint(folder)
-    state = {} if checkpoint is None else json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    state = {} if checkpoint is None else read_json(checkpoint / "trainer_state.json")
     clock = state.get("stateful_callbacks", {}).get(RunClock.__name__, {}).get("attributes", {})
     losses = tuple((int(r["step"]), float(r["loss"])) for r in state.get("log_history", []) if "loss" in r)
     figures = folder / "metrics.json"
-    metrics = Metrics.from_dict(json.loads(figures.read_text(encoding="utf-8"))) if figures.is_file() else None
+    metrics = Metrics.from_dict(read_json(figures)) if figures.is_file() else None
     seconds = float(clock.get("used_before", 0.0))
-    best = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("best", {})
+    best = read_json(folder / RUN_FILE).get("best", {})
     steps = int(state.get("global_step", 0))
     return TrainResult(folder, steps, seconds, losses, metrics, best_step=best.get("step"))
 

@@ -12,6 +12,7 @@ from boxtune.errors import ConfigError, DataError, SaveError
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.training import processes
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_checkpoint
+from boxtune.training.damage import check_whole
 
 # What may change between two sittings. Anything else lies in the checkpoint already, or would give other losses.
 _FREE_SECTIONS = ("evaluation", "logging")
@@ -39,7 +40,7 @@ def claim_output_dir(output_dir: Path, resume: bool) -> Path | None:
     """Make the output folder ready; returns the checkpoint to go on from.
 
     Raises:
-        ConfigError: something is in it and the run is no resumed one, or there is nothing to resume.
+        ConfigError: something is in it and the run is no resumed one, or there is nothing to resume, or it is damaged.
         SaveError: it cannot be made.
     """
     checkpoint = last_checkpoint(output_dir)
@@ -49,6 +50,8 @@ def claim_output_dir(output_dir: Path, resume: bool) -> Path | None:
         raise ConfigError(
             f"Nothing to resume: {output_dir} holds no whole checkpoint. Start without --resume, in a new folder."
         )
+    if resume and checkpoint is not None:
+        check_whole(checkpoint)
     if output_dir.exists() and not output_dir.is_dir():
         raise ConfigError(f"{output_dir} is a file: choose another --output-dir.")
     try:

@@ -86,7 +86,9 @@ class DetectionTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
-        """The batches of one step, and how many labels they hold over all processes."""
+        """The batches of one step, and how many labels they hold over all processes; none once the run is over."""
+        if self.control.should_training_stop:  # resumed at its end: transformers would take one more step
+            return [], torch.zeros((), device=device)
         began = time.perf_counter()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.waited_seconds += time.perf_counter() - began

@@ -77,6 +77,7 @@ class Line:
         xs, ys: its points.
         colour: number of the colour; None draws it grey and dashed, as a thing to compare with.
         points: a dot at each point, its area told by `weights`.
+        joined: False leaves only the dots.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Line:
     colour: int | None = 0
     points: bool = False
     weights: Sequence[float] = ()
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def line_chart(title: str, lines: Sequence[Line], x: Axis, y: Axis, note: str = 
         chosen = _thinned(len(line.xs))
         points = [(line.xs[i], line.ys[i]) for i in chosen]
         style = _style(line.colour)
-        parts.append(f'<path class="line {style}" d="{_path(points, x, y)}"/>')
+        if line.joined:
+            parts.append(f'<path class="line {style}" d="{_path(points, x, y)}"/>')
         if line.points:
             largest = max(line.weights, default=0) or 1
             for i in chosen:

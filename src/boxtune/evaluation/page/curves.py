@@ -1,57 +1,96 @@
-"""The report's curves: precision and recall, F1 over the threshold, reliability, loss."""
+"""The curves of pages: precision and recall, F1 over the threshold, reliability, loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from boxtune.evaluation.confidence import PrecisionRecallCurve
 from boxtune.evaluation.page.charts import NUM_COLOURS, Axis, Chart, Line, line_chart
-from boxtune.evaluation.page.figures import ReportedModel, short_label
+from boxtune.evaluation.page.figures import short_label
+from boxtune.evaluation.page.reported import ReportedModel
+from boxtune.evaluation.precision_recall import Curve
+from boxtune.evaluation.ranking import RECALL_POINTS
 
 _RECALL, _PRECISION = Axis("recall", 0, 1), Axis("precision", 0, 1)
+_AP_NAMES = {"0.50": "AP50", "0.75": "AP75", "0.50:0.95": "AP"}
 
 
 def charts(models: Sequence[ReportedModel], losses: Sequence[tuple[int, float]] = ()) -> list[Chart]:
-    """All that can be drawn: nothing along scores where they rank nothing."""
-    drawn = _precision_recall(models)
-    if any(_points(model) for model in models):
-        drawn.append(_along_threshold(models))
-    if any(model.metrics.calibration is not None and model.metrics.calibration.bins for model in models):
-        drawn.append(_reliability(models))
-    drawn.append(_over_iou(models))
-    if len(losses) > 1:
-        drawn.append(_loss(losses))
+    """All that can be drawn of a report, one line a label: nothing along scores where they rank nothing."""
+    return [*_by_label(models), *_beside(models), *([_loss(losses)] if len(losses) > 1 else [])]
+
+
+def comparing_charts(models: Sequence[ReportedModel]) -> list[Chart]:
+    """The same of several models, one line a model: the mean over labels."""
+    named = [(model.name, model.curves.mean) for model in models]
+    return [*mean_curves(named), *_beside(models)]
+
+
+def mean_curves(named: Sequence[tuple[str, dict[str, Curve]]]) -> list[Chart]:
+    """Precision and recall at IoU 0.50, at 0.75, and the mean over COCO's ten; a line for each name.
+
+    Args:
+        named: (name, one of `OVERLAPS` → its curve).
+    """
+    titles = {"0.50": "at IoU 0.50", "0.75": "at IoU 0.75", "0.50:0.95": "mean over IoU 0.50 to 0.95"}
+    drawn = []
+    for overlap, where in titles.items():
+        lines = [
+            _line(f"{short_label(name)}, {_AP_NAMES[overlap]} {_area(curves[overlap])}", curves[overlap], place)
+            for place, (name, curves) in enumerate(named)
+            if overlap in curves
+        ]
+        if lines:
+            drawn.append(line_chart(f"Precision and recall, {where}", lines, _RECALL, _PRECISION))
     return drawn
 
 
-def _precision_recall(models: Sequence[ReportedModel]) -> list[Chart]:
+def _by_label(models: Sequence[ReportedModel]) -> list[Chart]:
     """One chart with a line a model where there is one label, else one chart a model with a line a label."""
-    title = "Precision and recall at IoU 0.50"
-    if any(model.curves for model in models) and all(len(model.curves) <= 1 for model in models):
+    title, overlap = "Precision and recall at IoU 0.50", "0.50"
+    curves = [{label: of[overlap] for label, of in model.curves.per_class.items()} for model in models]
+    if any(curves) and all(len(one) <= 1 for one in curves):
+        only = [next(iter(one.values()), None) for one in curves]
         lines = [
-            _line(f"{model.name}, AP50 {model.curves[0].ap:.3f}", model.curves[0], place)
-            for place, model in enumerate(models)
-            if model.curves
+            _line(f"{model.name}, AP50 {_area(curve)}", curve, place)
+            for place, (model, curve) in enumerate(zip(models, only, strict=True))
+            if curve is not None
         ]
-        note = f"AP50 {models[0].curves[0].ap:.3f}" if len(models) == 1 else ""
+        note = f"AP50 {_area(only[0])}" if len(models) == 1 and only[0] is not None else ""
         return [line_chart(title, lines, _RECALL, _PRECISION, note)]
     drawn = []
-    for model in models:
+    for model, by_label in zip(models, curves, strict=True):
         counts = {label: figures.get("num_boxes") or 0 for label, figures in model.metrics.per_class.items()}
-        most = sorted(model.curves, key=lambda curve: -counts.get(curve.label, 0))[:NUM_COLOURS]
-        lines = [_line(f"{short_label(c.label)}, AP50 {c.ap:.3f}", c, place) for place, c in enumerate(most)]
-        hidden = len(model.curves) - len(most)
-        note = f"The {len(most)} labels with most true boxes of {len(model.curves)}." if hidden else ""
+        most = sorted(by_label, key=lambda label: -counts.get(label, 0))[:NUM_COLOURS]
+        lines = [
+            _line(f"{short_label(label)}, AP50 {_area(by_label[label])}", by_label[label], place)
+            for place, label in enumerate(most)
+        ]
+        hidden = len(by_label) - len(most)
+        note = f"The {len(most)} labels with most true boxes of {len(by_label)}." if hidden else ""
         if lines:
             named = f"{title}: {model.name}" if len(models) > 1 else title
             drawn.append(line_chart(named, lines, _RECALL, _PRECISION, note))
     return drawn
 
 
-def _line(name: str, curve: PrecisionRecallCurve, colour: int) -> Line:
-    # A recall with several precisions is drawn as a drop, and the curve ends where the model finds no more.
-    first = curve.precision[:1]
-    return Line(name, (0.0, *curve.recall) if first else (), (*first, *curve.precision), colour)
+def _line(name: str, curve: Curve, colour: int) -> Line:
+    """It ends where the model finds no more."""
+    reached = [(recall, value) for recall, value in zip(RECALL_POINTS.tolist(), curve, strict=True) if value > 0]
+    return Line(name, [recall for recall, _ in reached], [value for _, value in reached], colour)
+
+
+def _area(curve: Curve) -> str:
+    return f"{sum(curve) / len(curve):.3f}"
+
+
+def _beside(models: Sequence[ReportedModel]) -> list[Chart]:
+    """Charts along the score and along the IoU."""
+    drawn = []
+    if any(_points(model) for model in models):
+        drawn.append(_along_threshold(models))
+    if any(model.metrics.calibration is not None and model.metrics.calibration.bins for model in models):
+        drawn.append(_reliability(models))
+    return [*drawn, _over_iou(models)]
 
 
 def _points(model: ReportedModel) -> bool:

@@ -7,35 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from boxtune.evaluation.average_precision import AREAS
-from boxtune.evaluation.confidence import PrecisionRecallCurve
-from boxtune.evaluation.errors import ERROR_KINDS, ErrorAnalysis, ErrorKind
-from boxtune.evaluation.evaluate import EvaluatedImage
+from boxtune.evaluation.errors import ERROR_KINDS, ErrorKind
 from boxtune.evaluation.metrics import Metrics
+from boxtune.evaluation.page.reported import ReportedModel
 from boxtune.evaluation.summary import format_share
 
 MAX_CLASSES: Final = 200
 """Rows of the table of classes; metrics.json holds the rest."""
 
+UNANIMOUS: Final = (
+    "Where all n images agree, as in a figure of 1.000, redrawing them moves nothing. The interval is then what they "
+    "leave open: a share of about 3/n of such images may be otherwise (rule of three)."
+)
+
 _LONGEST_LABEL = 80
-
-
-@dataclass(frozen=True)
-class ReportedModel:
-    """One model of the report.
-
-    Attributes:
-        name: as it is shown.
-        metrics: its figures.
-        images: truth, found boxes and raw answers.
-        errors: a verdict on each box.
-        curves: precision and recall of each label at IoU 0.5.
-    """
-
-    name: str
-    metrics: Metrics
-    images: tuple[EvaluatedImage, ...]
-    errors: ErrorAnalysis
-    curves: tuple[PrecisionRecallCurve, ...]
 
 
 @dataclass(frozen=True)
@@ -172,15 +157,37 @@ def _bars(model: ReportedModel, longest: float) -> list[tuple[str, float, str, s
     ]
 
 
+def error_groups(
+    models: Sequence[ReportedModel],
+) -> list[tuple[str, str, list[tuple[str, int, float, str]]]]:
+    """Of each kind that occurs: name, meaning, and of each model (name, number, length of its bar 0–1, count and cost).
+
+    The most costly kind first; the bars are of one scale.
+    """
+    counts = [model.errors.summary.counts for model in models]
+    of_models = [{kind: (share, text) for kind, share, text, _ in bars} for _, bars in error_bars(models)]
+    occurring = [kind for kind in ERROR_KINDS if any(of_model[kind] for of_model in counts)]
+    order = sorted(occurring, key=lambda kind: -max(of_model[kind][0] for of_model in of_models))
+    return [
+        (
+            kind,
+            ERROR_MEANINGS[kind],
+            [(model.name, number, *of_models[number][kind]) for number, model in enumerate(models)],
+        )
+        for kind in order
+    ]
+
+
 def interval_note(models: Sequence[ReportedModel]) -> str:
     """What the intervals are."""
     known = [model.metrics.intervals for model in models if model.metrics.intervals is not None]
     if not known:
         return ""
-    return (
+    note = (
         f"Below a figure: its {known[0].level:.0%} interval, from {known[0].num_resamples:,} redrawings of the images. "
         "It tells how far the figure would move with other images of the same kind, not with another training."
     )
+    return f"{note} {UNANIMOUS}" if any(intervals.unanimous for intervals in known) else note
 
 
 def cut_note(labels: Sequence[str]) -> str:

@@ -1,17 +1,16 @@
-"""The report's pictures: the worst and the best images, with true and found boxes and the model's own words."""
+"""Pictures of a page, with true and found boxes and the models' own words: the worst and best, or the most disputed."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 from boxtune.data.sample import Sample
-from boxtune.detections import Detections
 from boxtune.evaluation.errors import ERROR_KINDS, ErrorAnalysis
-from boxtune.evaluation.evaluate import EvaluatedImage
-from boxtune.evaluation.page.figures import MAX_CLASSES, ReportedModel, short_label
+from boxtune.evaluation.judged import JudgedImage
+from boxtune.evaluation.page.figures import MAX_CLASSES, short_label
 from boxtune.evaluation.page.pictures import (
     PALETTE_SIZE,
     DrawnBox,
@@ -21,14 +20,19 @@ from boxtune.evaluation.page.pictures import (
     text_size,
     thumbnail,
 )
+from boxtune.evaluation.page.reported import ReportedModel
 
 MAX_PICTURES: Final = 60
 """Of these the best third, where there are more images."""
+
+MAX_DISPUTED: Final = 40
+"""Pictures on which models differ."""
 
 MAX_TEXT: Final = 4000
 """Characters of an answer that are shown; answers.jsonl holds all."""
 
 _BYTES_FOUND, _BYTES_TRUE = 600, 200  # of markup, more than any box takes
+_SAME_GRADE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class ShownAnswer:
         missed: true boxes that nothing was matched to, to draw.
         tags: kinds of errors with their counts, and what is wrong with the answer.
         counts: how many were found and are there.
-        text: the raw answer.
+        text: the raw answer; None where only boxes are known.
         text_cut: whether it is longer.
         reason: why it could not be read as it is, or empty.
     """
@@ -51,9 +55,9 @@ class ShownAnswer:
     missed: list[DrawnBox]
     tags: list[str]
     counts: str
-    text: str
-    text_cut: bool
-    reason: str
+    text: str | None = None
+    text_cut: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,9 @@ class Picture:
         letters: height of the text at boxes, in pixels of the picture.
         truth: true boxes to draw.
         answers: one a model.
-        kinds: error kinds of the last model, for the filter; `none` where all is right.
+        kinds: error kinds, for the filter; `none` where all is right.
         labels: numbers of the labels that are true or found in it, for the filter.
-        rank: `worst` or `best`, for the filter.
+        rank: `worst` or `best`, or the place of the best model; for the filter.
     """
 
     name: str
@@ -78,7 +82,22 @@ class Picture:
     answers: list[ShownAnswer]
     kinds: tuple[str, ...]
     labels: tuple[int, ...]
-    rank: Literal["worst", "best"]
+    rank: str
+
+
+PictureOf = Callable[[int], tuple[str, Thumbnail]]
+"""Place of an image in the data set → its name and picture; called once for each that is shown."""
+
+
+def pictures_of(samples: Sequence[Sample]) -> PictureOf:
+    """The pictures of samples, decoded when they are asked for."""
+    records = getattr(samples, "records", None)  # a data set knows its files
+
+    def open_picture(place: int) -> tuple[str, Thumbnail]:
+        sample = samples[place]
+        return sample.id if records is None else records[place].caption, thumbnail(sample.image)
+
+    return open_picture
 
 
 @dataclass(frozen=True)
@@ -90,21 +109,22 @@ class _Verdicts:
     uncovered: Counter[str]
     overlap: dict[str, float]
 
-    def grade(self, image: EvaluatedImage) -> float:
+    def grade(self, image: JudgedImage) -> float:
         """Sum of the IoUs of right boxes, over true boxes and wrong ones: 1 where all is found exactly."""
-        wrong = sum(kind not in ("correct", "ignored") for kind in self.kinds.get(image.sample_id, ()))
+        kinds = self.kinds.get(image.sample_id, ())[: len(image.predicted)]
+        wrong = sum(kind not in ("correct", "ignored") for kind in kinds)
         whole = len(image.truth) + wrong
         return self.overlap.get(image.sample_id, 0.0) / whole if whole else 1.0
 
 
 def choose_pictures(
-    models: Sequence[ReportedModel], samples: Sequence[Sample], labels: Sequence[str], max_bytes: int
+    models: Sequence[ReportedModel], open_picture: PictureOf, labels: Sequence[str], max_bytes: int
 ) -> tuple[list[Picture], str]:
     """The pictures, worst first by the last model, and a sentence where some were left out.
 
     Args:
-        models: judged on `samples`, in their order.
-        samples: decoded one by one, as far as they are shown.
+        models: judged on the same images, in the same order.
+        open_picture: of the images in that order.
         labels: known labels in order.
         max_bytes: room for all pictures with their boxes and texts.
     """
@@ -116,29 +136,45 @@ def choose_pictures(
         num_best = MAX_PICTURES // 3
         chosen = [*order[: MAX_PICTURES - num_best], *order[-num_best:]]
     best = set(order[len(order) - len(order) // 3 :])
-    records = getattr(samples, "records", None)  # a data set knows its files
-    pictures: list[Picture] = []
-    for place in chosen:
-        sample = samples[place]  # decoded here, once
-        name = sample.id if records is None else records[place].caption
-        rank: Literal["worst", "best"] = "best" if place in best else "worst"
-        picture = _picture(models, verdicts, sample, place, labels, name, rank)
-        max_bytes -= _size(picture)
-        if max_bytes < 0:
-            break
-        pictures.append(picture)
+    ranks = {place: "best" if place in best else "worst" for place in chosen}
+    pictures = _shown(models, verdicts, open_picture, ranks, labels, max_bytes, 1)
     return pictures, _cut(len(pictures), len(chosen), len(order))
 
 
-def filters(pictures: Sequence[Picture], labels: Sequence[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """(attribute, name, [(value, text)]) of each select; only what occurs can be chosen."""
+def choose_disputed(
+    models: Sequence[ReportedModel], open_picture: PictureOf, labels: Sequence[str], max_bytes: int
+) -> tuple[list[Picture], str]:
+    """The pictures on which the models differ most, and a sentence of how many there are; arguments as above."""
+    verdicts = [_verdicts(model.errors) for model in models]
+    grades = [
+        [of.grade(model.images[place]) for model, of in zip(models, verdicts, strict=True)]
+        for place in range(len(models[0].images))
+    ]
+    differing = [place for place, one in enumerate(grades) if max(one) - min(one) > _SAME_GRADE]
+    order = sorted(differing, key=lambda place: min(grades[place]) - max(grades[place]))[:MAX_DISPUTED]
+    ranks = {place: str(grades[place].index(max(grades[place]))) for place in order}
+    pictures = _shown(models, verdicts, open_picture, ranks, labels, max_bytes, len(models))
+    some = f", the {len(pictures)} with the largest difference are shown" if len(pictures) < len(differing) else ""
+    return pictures, f"The models differ on {len(differing)} of {len(grades)} images{some}."
+
+
+def filters(
+    pictures: Sequence[Picture], labels: Sequence[str], rank_name: str, ranks: Mapping[str, str]
+) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """(attribute, name, [(value, text)]) of each select; only what occurs can be chosen.
+
+    Args:
+        pictures: of the gallery.
+        labels: known labels in order.
+        rank_name, ranks: what the rank of a picture is called, and each of its values.
+    """
     kinds = Counter(kind for picture in pictures for kind in picture.kinds)
     used = Counter(number for picture in pictures for number in picture.labels)
-    ranks = Counter(picture.rank for picture in pictures)
+    ranked = Counter(picture.rank for picture in pictures)
     offered = [
         ("kinds", "error", [(k, f"{k} ({kinds[k]})") for k in (*ERROR_KINDS, "unreadable", "none") if kinds[k]]),
         ("labels", "label", [(str(n), f"{short_label(labels[n])} ({used[n]})") for n in sorted(used)[:MAX_CLASSES]]),
-        ("rank", "pictures", [(rank, f"{rank} ({ranks[rank]})") for rank in ("worst", "best") if ranks[rank]]),
+        ("rank", rank_name, [(rank, f"{short_label(ranks[rank])} ({ranked[rank]})") for rank in ranks if ranked[rank]]),
     ]
     return [one for one in offered if len(one[2]) > 1 or one[0] == "kinds"]
 
@@ -163,61 +199,82 @@ def _verdicts(errors: ErrorAnalysis) -> _Verdicts:
     return _Verdicts(kinds, missed, uncovered, overlap)
 
 
-def _picture(
+def _shown(
     models: Sequence[ReportedModel],
     verdicts: Sequence[_Verdicts],
-    sample: Sample,
-    place: int,
+    open_picture: PictureOf,
+    ranks: Mapping[int, str],
     labels: Sequence[str],
-    name: str,
-    rank: Literal["worst", "best"],
-) -> Picture:
-    image_hw = sample.image_hw
-    answers = [_answer(model, of, model.images[place], labels) for model, of in zip(models, verdicts, strict=True)]
-    last = models[-1].images[place]
-    kinds: list[str] = [kind for kind in dict.fromkeys(verdicts[-1].kinds.get(sample.id, ())) if kind in ERROR_KINDS]
-    kinds += ["missed"] * bool(verdicts[-1].uncovered[sample.id])
-    kinds += ["unreadable"] * (last.prediction.result.status == "malformed")
-    present = {
-        *last.truth.labels,
-        *(label for m in models for label in m.images[place].prediction.result.detections.labels),
-    }
-    return Picture(
-        name=short_label(name),
-        thumb=thumbnail(sample.image),
-        letters=text_size(image_hw),
-        truth=drawn_boxes(last.truth, image_hw, labels, texts=False),
-        answers=answers,
-        kinds=tuple(kinds) or ("none",),
-        labels=tuple(place for place, label in enumerate(labels) if label in present),
-        rank=rank,
-    )
+    max_bytes: int,
+    num_told_of: int,
+) -> list[Picture]:
+    """The pictures at the places of `ranks` as far as there is room; kinds are those of the last so many models."""
+    told_of = list(zip(models, verdicts, strict=True))[-num_told_of:]
+    pictures: list[Picture] = []
+    for place, rank in ranks.items():
+        name, thumb = open_picture(place)
+        shown = [model.images[place] for model in models]
+        image_hw = (thumb.height, thumb.width)
+        present = {label for image in shown for label in (*image.truth.labels, *image.predicted.labels)}
+        kinds = {kind for model, of in told_of for kind in _kinds(model, of, place)}
+        picture = Picture(
+            name=short_label(name),
+            thumb=thumb,
+            letters=text_size(image_hw),
+            truth=drawn_boxes(shown[0].truth, image_hw, labels, texts=False),
+            answers=[_answer(m, of, m.images[place], labels, image_hw) for m, of in zip(models, verdicts, strict=True)],
+            kinds=tuple(kind for kind in (*ERROR_KINDS, "unreadable") if kind in kinds) or ("none",),
+            labels=tuple(number for number, label in enumerate(labels) if label in present),
+            rank=rank,
+        )
+        max_bytes -= _size(picture)
+        if max_bytes < 0:
+            break
+        pictures.append(picture)
+    return pictures
 
 
-def _answer(model: ReportedModel, verdicts: _Verdicts, image: EvaluatedImage, labels: Sequence[str]) -> ShownAnswer:
-    prediction = image.prediction
-    found: Detections = prediction.result.detections
+def _kinds(model: ReportedModel, verdicts: _Verdicts, place: int) -> list[str]:
+    image = model.images[place]
+    kinds = verdicts.kinds.get(image.sample_id, [])[: len(image.predicted)]
+    return kinds + ["missed"] * bool(verdicts.uncovered[image.sample_id]) + ["unreadable"] * (image.readable is False)
+
+
+def _answer(
+    model: ReportedModel, verdicts: _Verdicts, image: JudgedImage, labels: Sequence[str], image_hw: tuple[int, int]
+) -> ShownAnswer:
     kinds = verdicts.kinds.get(image.sample_id, [])
-    counts = Counter(kind for kind in kinds if kind != "correct")
+    num_own = len(image.predicted)
+    # of the candidates only those that are right: the others rank below all that matters
+    shown = [n for n, kind in enumerate(kinds) if n < num_own or kind == "correct"]
+    counts = Counter(kind for kind in kinds[:num_own] if kind not in ("correct", "ignored"))
     counts["missed"] = verdicts.uncovered[image.sample_id]
-    tags = [f"{count} {kind}" for kind, count in counts.items() if count]
+    missed = image.truth.select(verdicts.missed.get(image.sample_id, []))
+    drawn = ShownAnswer(
+        model=model.name,
+        found=drawn_boxes(image.ranked.select(shown), image_hw, labels, [kinds[n] for n in shown]),
+        missed=drawn_boxes(missed, image_hw, labels, texts=False),
+        tags=[f"{count} {kind}" for kind, count in counts.items() if count],
+        counts=f"{num_own} found{_left_out(len(shown) - num_own)}, {len(image.truth)} true",
+    )
+    prediction = model.answers.get(image.sample_id)
+    if prediction is None:
+        return drawn
     status = prediction.result.status
     if status != "ok":
-        tags.append({"malformed": "unreadable answer"}.get(status, f"{status} answer"))
+        drawn.tags.append({"malformed": "unreadable answer"}.get(status, f"{status} answer"))
     if prediction.truncated:
-        tags.append("at the token limit")
-    return ShownAnswer(
-        model=model.name,
-        found=drawn_boxes(found, image.image_hw, labels, kinds),
-        missed=drawn_boxes(
-            image.truth.select(verdicts.missed.get(image.sample_id, [])), image.image_hw, labels, texts=False
-        ),
-        tags=tags,
-        counts=f"{len(found)} found, {len(image.truth)} true",
+        drawn.tags.append("at the token limit")
+    return replace(
+        drawn,
         text=prediction.text[:MAX_TEXT],
         text_cut=len(prediction.text) > MAX_TEXT,
         reason=(prediction.result.reason or "")[:MAX_TEXT],
     )
+
+
+def _left_out(count: int) -> str:
+    return f" (and {count} that the answer left out)" if count else ""
 
 
 def _size(picture: Picture) -> int:
@@ -226,7 +283,7 @@ def _size(picture: Picture) -> int:
         _BYTES_FOUND * len(answer.found) + _BYTES_TRUE * (len(answer.missed) + len(picture.truth))
         for answer in picture.answers
     )
-    text = sum(len(answer.text) + len(answer.reason) for answer in picture.answers)
+    text = sum(len(answer.text or "") + len(answer.reason) for answer in picture.answers)
     return len(picture.thumb.uri) + boxes + 6 * text + 4000
 
 

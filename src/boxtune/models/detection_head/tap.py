@@ -1,0 +1,49 @@
+"""Hidden states and vision embeddings of a forward pass, taken while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Features:
+    """What the last forward pass left: `hidden` `[B, L, H]`, after the last norm, and `vision` `[tokens, H]`.
+
+    `vision` are the merged tokens of all images, each image row by row. It is the vision tower's output, not that of
+    its merger, which in Qwen2.5-VL is still in the order of attention windows.
+    """
+
+    hidden: torch.Tensor | None = None
+    vision: torch.Tensor | None = None
+
+
+@contextmanager
+def tapped(model: Any) -> Iterator[Features]:
+    """Keep what passes, with its gradients, inside the `with`: no second pass, no states of other layers.
+
+    Args:
+        model: a Qwen-VL of transformers with its language model's head, or a PeftModel around one.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    features = Features()
+
+    def keep_hidden(_module: Any, _args: Any, output: Any) -> None:
+        features.hidden = output.last_hidden_state
+
+    def keep_vision(_module: Any, _args: Any, output: Any) -> None:
+        features.vision = output.pooler_output
+
+    hooks = [
+        base.model.language_model.register_forward_hook(keep_hidden),
+        base.model.visual.register_forward_hook(keep_vision),
+    ]
+    try:
+        yield features
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,87 @@
+"""Whether the files of a checkpoint are whole, seen before a run goes on from it.
+
+A copy that was cut, or a disk that failed, would otherwise end deep in another library, or not at all: transformers
+goes on without the optimizer's state where one of its files is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError, safe_open
+
+from boxtune.errors import ConfigError, ModelError
+from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, checkpoints
+
+# Of each at least one; a sharded optimizer has other names, but begins so.
+_NEEDED: Final = (
+    CONFIG_FILE,
+    RUN_FILE,
+    "trainer_state.json",
+    "scheduler.pt",
+    "rng_state*.pth",
+    ("optimizer*", "global_step*"),
+    ("*.safetensors", "pytorch_model_fsdp*"),
+)
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Refuse to go on from a checkpoint with a file that is missing or cut.
+
+    A file whose content was changed but still can be read is not found out.
+
+    Args:
+        checkpoint: folder of a checkpoint, in the folder of its run.
+
+    Raises:
+        ConfigError: names the file, and what to go on from instead.
+    """
+    found = _first_damage(checkpoint)
+    if found is None:
+        return
+    older = [folder for folder in checkpoints(checkpoint.parent) if folder != checkpoint]
+    instead = f"to go on from {older[-1].name}" if older else "and start the run again"
+    raise ConfigError(f"{checkpoint} is damaged: {found}. Remove this checkpoint {instead}.")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file that a finished run has left.
+
+    Raises:
+        ModelError: it is missing or cut.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path} is missing or damaged ({error}): put it back, or start again in another --output-dir."
+        ) from None
+
+
+def _first_damage(folder: Path) -> str | None:
+    for needed in _NEEDED:
+        names = (needed,) if isinstance(needed, str) else needed
+        if not any(match for name in names for match in folder.glob(name)):
+            return f"{names[0]} is missing"
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        if (reason := _damage(path)) is not None:
+            return f"{path.name} {reason}"
+    return None
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file, as far as a look at its ends tells: no tensor is read."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                return None
+        if path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):  # torch.save writes zip archives
+            return "is cut or no file of torch"
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        return f"cannot be read ({' '.join(str(error).split())})"
+    return None

@@ -1,0 +1,80 @@
+"""Checkpoints that are cut or not whole are named before anything is trained on them."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from boxtune.errors import ConfigError, ModelError
+from boxtune.training.damage import check_whole, read_json
+from training.runs import short_run, weights, write_coco
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of four steps with the checkpoints of the last two."""
+    home = tmp_path_factory.mktemp("run")
+    short_run(write_coco(home / "data", 6), home / "o", "trainer.save_steps=1")
+    return home
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "said"),
+    [
+        (cut, "model.safetensors", "model.safetensors cannot be read"),
+        (cut, "optimizer.pt", "optimizer.pt is cut or no file of torch"),
+        (cut, "scheduler.pt", "scheduler.pt is cut"),
+        (cut, "rng_state.pth", "rng_state.pth is cut"),
+        (cut, "trainer_state.json", "trainer_state.json cannot be read"),
+        (cut, "run.json", "run.json cannot be read"),
+        (cut, "tokenizer.json", "tokenizer.json cannot be read"),
+        (lose, "model.safetensors", r"\*\.safetensors is missing"),
+        (lose, "optimizer.pt", r"optimizer\* is missing"),
+        (lose, "scheduler.pt", "scheduler.pt is missing"),
+        (lose, "rng_state.pth", r"rng_state\*\.pth is missing"),
+        (lose, "config.yaml", "config.yaml is missing"),
+    ],
+)
+def test_damage_is_named(run, tmp_path, damage, name, said):
+    folder = shutil.copytree(run / "o", tmp_path / "o")
+    (folder / "boxtune.json").unlink()  # as of a run that was killed
+    damage(folder / "checkpoint-4" / name)
+    with pytest.raises(
+        ConfigError, match=f"checkpoint-4 is damaged: {said}.*Remove this .* to go on from"
+    ):
+        short_run(run / "data", folder, resume=True)
+    shutil.rmtree(folder / "checkpoint-4")
+    check_whole(folder / "checkpoint-3")
+    (folder / "checkpoint-3" / "optimizer.pt").write_text("text")
+    with pytest.raises(ConfigError, match="Remove this checkpoint and start the run again"):
+        check_whole(folder / "checkpoint-3")
+
+
+def test_a_run_killed_after_its_last_step_takes_no_further_one(run, tmp_path):
+    """Between the last checkpoint and the saved model: what is saved then is what the last step made."""
+    folder = shutil.copytree(run / "o", tmp_path / "o")
+    for name in ("boxtune.json", "model.safetensors"):
+        (folder / name).unlink()
+    result, _ = short_run(run / "data", folder, "trainer.save_steps=1", resume=True)
+    assert result.num_steps == 4
+    assert [step for step, _ in result.losses] == [1, 2, 3, 4]
+    before, after = weights(run / "o"), weights(folder)
+    assert all(after[name].equal(tensor) for name, tensor in before.items())
+
+
+def test_files_of_finished_runs(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    (tmp_path / "a.json").write_text('{"a": ')
+    for name in ("a.json", "b.json"):
+        with pytest.raises(ModelError, match=f"{name} is missing or damaged .*: put it back, or start again"):
+            read_json(tmp_path / name)
