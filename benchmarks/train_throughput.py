@@ -3,14 +3,16 @@
     python benchmarks/train_throughput.py --output-dir runs/throughput               # one GPU; about ten minutes
     python benchmarks/train_throughput.py --rows trl,boxtune --output-dir runs/two   # rows whose names begin so
     python benchmarks/train_throughput.py --tiny --output-dir runs/try               # seconds, on a CPU
-    python benchmarks/train_throughput.py --model embedded --train full --rows trl,packed,boxtune --output-dir runs/cpu
+    python benchmarks/train_throughput.py --model embedded --train full --rows trl-defaults,trl-plain,boxtune \
+        --images 64 --workers 1 --warmup 1 --steps 3 --repeats 4 --output-dir runs/cpu             # two CPU cores
 
 The model is a Qwen2.5-VL of 7 billion random weights (speed does not depend on them) with LoRA on the language model.
 The pictures are JPEG files; both trainers read and prepare them with the same number of workers. Each of boxtune's rows
 adds one way to the row above. Useful tokens are those that are no padding. Useful work is 4 operations for each weight
 of the language model and token (forwards, and backwards to the activations: LoRA needs no gradient of the weights; 6
 with `--train full`) and 2 for each weight of the vision tower and patch, whatever was computed; its share is of the
-peak that a large matrix product reaches on this machine, measured first.
+peak that a large matrix product reaches on this machine, measured first. With `--repeats` the rows take turns, so that
+a machine which others use too slows all of them alike; a ratio is of two rows of the same turn.
 """
 
 from __future__ import annotations
@@ -18,19 +20,18 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import statistics
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from throughput_meter import Measured, Meter, matmul_peak
 from throughput_setup import build, write_pictures
-from transformers import TrainerCallback
 
 from boxtune.collators.lengths import token_shares
 from boxtune.config.load import load_config
@@ -46,7 +47,10 @@ from boxtune.training.sets import RunData
 from boxtune.training.speed import speed_up
 
 LANGUAGE_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-WAYS = ("label_logits", "adapter_arithmetic", "frozen_vision", "padded_vision", "compiled_blocks")
+WAYS = ("label_logits", "adapter_arithmetic", "frozen_vision", "padded_vision", "patch_product", "compiled_blocks")
+
+
+Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,65 +83,6 @@ class Row:
     title: str
     measure: Callable[[Setting], Measured]
     steps: float = 1.0
-
-
-@dataclass
-class Measured:
-    """A stretch of training after its warm-up."""
-
-    tokens: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    waited_seconds: float = 0.0
-    peak_bytes: int = 0
-    with_vision: bool = True
-
-
-class Meter(TrainerCallback):
-    """Counts what goes through a trainer, transformers' or one made of it, without waiting for the GPU in between."""
-
-    def __init__(self, trainer: Any, warmup: int, steps: int) -> None:
-        self.warmup, self.last, self.found, self.began = warmup, warmup + steps, Measured(), 0.0
-        self.step = 0
-        self.device = trainer.args.device
-        step, fetch = trainer.training_step, trainer.get_batch_samples
-        trainer.training_step = lambda model, inputs, *rest: (self.count(inputs), step(model, inputs, *rest))[1]
-        trainer.get_batch_samples = partial(self.fetch, fetch)
-        trainer.add_callback(self)
-
-    def count(self, inputs: dict[str, Any]) -> None:
-        if self.step < self.warmup:
-            return
-        inputs = inputs.get("inputs", inputs)
-        mask = inputs.get("attention_mask")
-        self.found.tokens = self.found.tokens + (inputs["input_ids"].numel() if mask is None else mask.sum())
-        self.found.images += len(inputs["image_grid_thw"])
-
-    def fetch(self, fetch: Callable[..., Any], *args: Any) -> Any:
-        began = time.perf_counter()
-        batches = fetch(*args)
-        if self.step >= self.warmup:
-            self.found.waited_seconds += time.perf_counter() - began
-        return batches
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.step = state.global_step
-        if self.step not in (self.warmup, self.last):
-            return
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        if self.step == self.warmup:
-            self.began = time.perf_counter()
-        else:
-            self.found.seconds = time.perf_counter() - self.began
-
-    def result(self) -> Measured:
-        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
-        return replace(self.found, tokens=int(self.found.tokens), peak_bytes=peak)
 
 
 def with_boxtune(setting: Setting, *overrides: str, input_gradients: bool = False) -> Measured:
@@ -271,6 +216,8 @@ def rows_of(full: bool) -> list[Row]:
     return [
         Row("trl-defaults", "TRL's SFTTrainer: padded ×8, sdpa, checkpointing",
             lambda s: with_trl(s, 8, checkpointing=True, kernel=False), 0.4),
+        Row("trl-plain", "TRL's SFTTrainer: padded ×8, sdpa, no checkpointing",
+            lambda s: with_trl(s, 8, checkpointing=False, kernel=False), 0.6),
         Row("trl-fast", "TRL's SFTTrainer: padded ×4, variable-length kernel, no checkpointing",
             lambda s: with_trl(s, 4, checkpointing=False, kernel=True), 0.6),
         Row("packed", "packed, variable-length kernel, checkpointing", ours(saving, **as_trainers)),
@@ -279,27 +226,11 @@ def rows_of(full: bool) -> list[Row]:
         Row("adapter-arithmetic", "+ adapters compute in bf16", ours(*WAYS[:2], fast, **as_trainers)),
         Row("frozen-vision", "+ frozen vision tower without gradients", ours(*WAYS[:3], fast)),
         Row("padded-vision", "+ vision MLPs as wide as tensor cores like", ours(*WAYS[:4], fast)),
+        Row("patch-product", "+ patches projected by a matrix product", ours(*WAYS[:5], fast)),
         Row("compiled-blocks", "+ blocks compiled", ours(*WAYS, fast)),
         Row("small", "  the same with checkpointing", ours(*WAYS, saving)),
         Row("boxtune", "`boxtune train`, everything on auto", with_boxtune),
     ]  # fmt: skip
-
-
-def matmul_peak(device: torch.device) -> float:
-    """Operations a second of a large product, in bf16 on a GPU."""
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in "lr")
-
-    def ten() -> float:
-        began = time.perf_counter()
-        for _ in range(10):
-            left @ right
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
-
-    ten()
-    return 2 * size**3 * 10 / min(ten(), ten())
 
 
 def useful_work(setting: Setting) -> tuple[float, float]:
@@ -311,24 +242,34 @@ def useful_work(setting: Setting) -> tuple[float, float]:
     return per_weight[0] * language, per_weight[1] * size(model.model.visual.blocks)
 
 
-def report(row: Row, found: Measured, setting: Setting, peak: float, image_share: float) -> dict[str, Any]:
-    """Figures of a row; printed, and returned for the JSON."""
-    rate = found.tokens / found.seconds
+def figures_of(
+    row: Row, turns: list[Measured], first: list[Measured], setting: Setting, facts: Facts
+) -> dict[str, Any]:
+    """Figures of a row, of its median turn."""
+    rates = [found.tokens / found.seconds for found in turns]
+    ratios = [rate / (found.tokens / found.seconds) for rate, found in zip(rates, first, strict=False)]
+    rate = statistics.median(rates)
+    found = min(turns, key=lambda turn: abs(turn.tokens / turn.seconds - rate))
     language, vision = useful_work(setting)
-    work = rate * (language + (vision * 4 * image_share if found.with_vision else 0))
-    figures = {
-        "row": row.name, "title": row.title, "tokens_per_second": rate,
-        "images_per_second": found.images / found.seconds,
-        "peak_gib": found.peak_bytes / 2**30, "useful_tflops": work / 1e12, "useful_share": work / peak,
+    work = rate * (language + (vision * 4 * facts["image_share"] if found.with_vision else 0))
+    return {
+        "row": row.name, "title": row.title, "tokens_per_second": rate, "rates": rates,
+        "ratio": statistics.median(ratios), "ratios": ratios, "images_per_second": found.images / found.seconds,
+        "peak_gib": found.peak_bytes / 2**30, "useful_tflops": work / 1e12,
+        "useful_share": work / 1e12 / facts["matmul_tflops"],
         "waiting_share": found.waited_seconds / found.seconds, **asdict(found),
     }  # fmt: skip
-    print(
-        f"{row.title:68s} {rate:8.0f} tok/s {figures['images_per_second']:7.2f} img/s {figures['peak_gib']:6.1f} GiB "
-        f"{figures['useful_tflops']:7.2f} TFLOP/s {figures['useful_share']:5.0%} of matmul, "
-        f"{figures['waiting_share']:4.0%} waiting",
-        flush=True,
+
+
+def line(figures: dict[str, Any]) -> str:
+    """A row of the table, for people."""
+    ratios = figures["ratios"]
+    spread = f" ({min(ratios):.2f}–{max(ratios):.2f} in {len(ratios)} turns)" if len(ratios) > 1 else ""
+    return (
+        f"{figures['title']:68s} {figures['tokens_per_second']:8.0f} tok/s {figures['images_per_second']:7.2f} img/s "
+        f"{figures['peak_gib']:6.1f} GiB {figures['useful_tflops']:7.2f} TFLOP/s {figures['useful_share']:5.0%} of "
+        f"matmul, {figures['waiting_share']:4.0%} waiting, {figures['ratio']:.2f} × the first row{spread}"
     )
-    return figures
 
 
 def measure(row: Row, setting: Setting) -> Measured | None:
@@ -336,7 +277,9 @@ def measure(row: Row, setting: Setting) -> Measured | None:
     print(f"{row.name}:", flush=True)
     scaled = replace(setting, steps=max(2, round(setting.steps * row.steps)))
     try:
-        return row.measure(scaled)
+        found = row.measure(scaled)
+        print(f"  {found.tokens / found.seconds:.0f} tok/s", flush=True)
+        return found
     except Exception as error:  # the next row may well work
         traceback.print_exc()
         print(f"{row.title:68s} failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}", flush=True)
@@ -365,6 +308,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=1, help="turns that the rows take")
     parser.add_argument("--budget", type=int, default=8192, help="tokens of a packed row")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--device", default="auto")
@@ -384,19 +328,27 @@ def main() -> None:
         data = write_pictures(Path(home) / "pictures", args.images, cells)
         setting = Setting(build(args.model, device), data, device, args.workers, args.budget, args.warmup, args.steps,
                           args.train == "full", Path(home))  # fmt: skip
-        peak, share = matmul_peak(device), image_share(setting)
         name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+        facts: Facts = {"device": name, "torch": torch.__version__, "model": args.model, "train": args.train,
+                        "matmul_tflops": matmul_peak(device) / 1e12, "image_share": image_share(setting)}  # fmt: skip
         print(
-            f"{name}, torch {torch.__version__}, matmul {peak / 1e12:.2f} TFLOP/s, {share:.0%} image tokens", flush=True
+            "{device}, torch {torch}, matmul {matmul_tflops:.2f} TFLOP/s, {image_share:.0%} image tokens".format(
+                **facts
+            )
         )
         wanted = args.rows.split(",") if args.rows else [""]
-        results = []
-        for row in rows_of(setting.full):
-            if any(row.name.startswith(beginning) for beginning in wanted) and (found := measure(row, setting)):
-                results.append(report(row, found, setting, peak, share))
-                facts = {"device": name, "torch": torch.__version__, "model": args.model, "train": args.train,
-                         "matmul_tflops": peak / 1e12, "image_share": share, "rows": results}  # fmt: skip
+        rows = [row for row in rows_of(setting.full) if any(row.name.startswith(beginning) for beginning in wanted)]
+        measured: dict[str, list[Measured]] = {}
+        for _ in range(args.repeats):
+            for row in rows:
+                if found := measure(row, setting):
+                    measured.setdefault(row.name, []).append(found)
+                first = next(iter(measured.values()), [])
+                facts["rows"] = [
+                    figures_of(row, measured[row.name], first, setting, facts) for row in rows if row.name in measured
+                ]
                 (args.output_dir / "throughput.json").write_text(json.dumps(facts, indent=2) + "\n")
+        print(*map(line, facts["rows"]), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

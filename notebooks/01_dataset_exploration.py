@@ -114,7 +114,7 @@ for name in ("images", "categories", "annotations"):
 
 # %%
 train = boxtune.load_dataset(WORK / "nutrition", split="train")
-sample = train[0]
+sample = train[2]
 print(f"{len(train)} samples, labels {train.labels}")
 print(f"id {sample.id!r} from {sample.source}")
 print(f"image {sample.image.mode} of {sample.image_hw[1]} × {sample.image_hw[0]} px, always upright, always RGB")
@@ -298,6 +298,7 @@ for axis, (name, table) in zip(axes, tables.items(), strict=True):
     for w, h in shapes.sizes:
         axis.add_patch(plt.Rectangle((0.5 - w / 2, 0.5 - h / 2), w, h, fill=False, ec="#d55e00", lw=2))
     axis.set(title=f"{name}: six shapes, mean IoU {shapes.mean_iou:.2f}", aspect="equal")
+    axis.set(xlabel="share of the width", ylabel="share of the height")
 plt.show()
 
 # %% [markdown]
@@ -371,8 +372,8 @@ for doubt in find_doubts(written):
 # ## Copies
 #
 # The most expensive fault makes the figures *better*: a picture that is in `train` and in `val`. The model knows it
-# by heart, and you believe that it sees. We put one there ourselves, smaller and recompressed, as downloads from the
-# web come.
+# by heart, and you believe that it sees. We put one there ourselves, squeezed into another shape and compressed hard,
+# as pictures come back from the web.
 
 # %%
 original = sorted((WORK / "spoiled/images/train").iterdir())[7]
@@ -406,6 +407,14 @@ command(f"boxtune inspect data --data {WORK}/spoiled --on-error skip --output-di
 print("Open", (WORK / "page/index.html").resolve())
 
 # %% [markdown]
+# ## What to take along into training
+#
+# - Boxes that are small *as the model sees them*: give it larger pictures (`model.max_pixels`).
+# - Many boxes a picture: answers get long, training and inference slow. Ask for fewer labels, or cut pictures up.
+# - Names in two spellings, names that occur once, names that `val` alone has: settle them now. Afterwards every
+#   figure suffers from them, and no figure names them.
+# - Copies across the splits, and boxes in doubt: look at each. Minutes here save days later.
+#
 # ## With your own data and a 7B model
 #
 # - Your data: give your folder instead of `WORK / "nutrition"`; COCO, YOLO, VOC, JSONL and Hugging Face rows are

@@ -289,7 +289,7 @@ display(sheet(drawn, columns=4, cell_px=300))
 
 # %%
 for asked in ("nutrition-table", "barcode", "elephant"):
-    [prediction] = detector.predict([photos[1].image], [asked])
+    [prediction] = detector.predict([photo.image], [asked])
     print(f"{asked:<16} {prediction.text}")
 
 # %% [markdown]

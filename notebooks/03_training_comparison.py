@@ -218,6 +218,7 @@ for name, one in results.items():
     colour, line = STYLE[name]
     left.plot(*zip(*one.losses, strict=True), line, color=colour, label=name)
 left.set(xlabel="step", ylabel="loss as reported", ylim=(0, None), title="each run by its own ruler")
+left.xaxis.get_major_locator().set_params(integer=True)
 left.legend()
 right.bar(held_out.keys(), held_out.values(), color=["#999999", *(STYLE[name][0] for name in results)])
 right.set(title="all by one ruler: answers on new photos", ylim=(0.9 * min(held_out.values()), None), ylabel="loss")
@@ -266,7 +267,7 @@ plt.show()
 # %%
 after = {name: judged[name] for name in ("assistant", "all text", "packed")}
 comparison = boxtune.compare_models(after)
-print_comparison(comparison, console)
+print_comparison(comparison, Console(width=140))
 
 # %% [markdown]
 # Read a row as: the figure of `all text` less that of `assistant`, and in brackets where that difference lies for 95
@@ -277,6 +278,9 @@ for model in comparison.models[1:]:
     print(verdict(model.name, "assistant", model.against_baseline, f"{len(val)} photos", "other photos"), "\n")
 
 # %% [markdown]
+# Where the bars of the picture overlap and the verdict is clear all the same, you see what pairing is worth. And
+# `packed` next to `assistant` shows what rounding does over twenty steps: here and there another last digit.
+#
 # ## What these runs do not say
 #
 # - **One seed.** The interval is over photos. Another seed orders the photos anew and starts the adapters elsewhere,
@@ -288,8 +292,8 @@ for model in comparison.models[1:]:
 # - **This model.** It was brought up without ever writing a question. A large chat model knows how to write one, and
 #   its two losses lie closer together.
 # - **One short question.** The longer and the more varied the text around the answer, the more the choice matters.
-# - **Speed.** Packing saves the padding, which was next to nothing here. With pictures of very different sizes it is
-#   a third of the work and more; `boxtune inspect tokens --data FOLDER` says how much it is on yours.
+# - **Speed.** Packing saves the padding, which was next to nothing here. With pictures and answers of very different
+#   lengths it is more; `boxtune inspect tokens --data FOLDER` says how much on yours.
 #
 # What does *not* depend on luck: losses over different tokens cannot be compared, packed and padded are the same to
 # rounding, and the stop token must be trained. Our advice follows from that: `assistant`, and `packed` where lengths

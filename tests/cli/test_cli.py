@@ -129,6 +129,12 @@ MISTAKES = {
         ["train", "--data", "{in}/coco", "--output-dir", "{in}/photo.png"],
         ["photo.png is a file", "another --output-dir"],
     ),
+    "short name of a recipe": (
+        [*TRAIN, "--data", "{in}/coco", "--recipe", "r1", "adapter.vision=full"],
+        ["adapter.vision=full contradicts recipe=r1-llm-only"],
+    ),
+    "no such recipe": ([*TRAIN, "--data", "{in}/coco", "--recipe", "r9"], ["Unknown recipe 'r9'. Known: r1-llm-only"]),
+    "option out of range": (["train", "--minutes", "soon"], ["--minutes soon: must be a number.", "boxtune train"]),
     "nothing to resume": (["train", "--resume", "--output-dir", "{in}/empty"], ["config.yaml", "{in}/empty"]),
     "unknown family": ([*EVALUATE, "{in}/coco", "--model", "{in}/llama"], ["'llama'", "qwen2_5_vl"]),
     "no model folder": ([*EVALUATE, "{in}/coco", "--model", "{in}/coco"], ["{in}/coco", "model"]),

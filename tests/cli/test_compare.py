@@ -47,6 +47,8 @@ def test_score_writes_what_it_prints(cli, files):
     code, out, _ = cli(*given, "--output-dir", files / "scored", "--json")
     content = json.loads((files / "scored" / "metrics.json").read_text())
     assert (code, json.loads(out)) == (0, content)
+    curve = json.loads((files / "scored" / "curves.json").read_text())["mean"]["0.50:0.95"]
+    assert np.mean(curve) == pytest.approx(content["map"], abs=1e-6)
     assert content["intervals"]["figures"]["map"]["low"] < content["map"]
     assert {"errors", "confidence", "calibration", "median_iou", "detection_rate70", "rate70"} <= content.keys()
     code, out, _ = cli(*given)

@@ -106,9 +106,11 @@ def test_written_and_printed(files, tmp_path):
     assert content == json.loads(json.dumps(comparison.to_dict()))
     assert content["models"][1]["against_baseline"]["map"]["interval"].keys() == {"low", "high"}
     said = io.StringIO()
-    print_comparison(comparison, Console(file=said, width=200))
-    assert "AP50" in said.getvalue()
-    assert f"{comparison.models[1].against_baseline['map'].value:+.3f} [" in said.getvalue()
+    print_comparison(comparison, Console(file=said, width=80))
+    difference = comparison.models[1].against_baseline["map"]
+    assert f"{difference.value:+.3f} {difference.probability_better:4.0%}" in said.getvalue()
+    assert f"{difference.interval.low:+.3f}…{difference.interval.high:+.3f}" in said.getvalue()
+    assert said.getvalue().splitlines()[1:3] == ["1: a", "2: b"]
     assert "parse rate" not in said.getvalue()
     with pytest.raises(SaveError, match="cannot be written"):
         write_comparison(tmp_path / "truth.json" / "compare.json", comparison)

@@ -22,7 +22,8 @@ def now(monkeypatch):
 
 
 def state(step: int = 0, saved: dict | None = None) -> SimpleNamespace:
-    return SimpleNamespace(global_step=step, stateful_callbacks={} if saved is None else {"RunClock": saved})
+    saved_by = {} if saved is None else {"RunClock": saved}
+    return SimpleNamespace(global_step=step, max_steps=10, stateful_callbacks=saved_by)
 
 
 def control() -> SimpleNamespace:
@@ -68,6 +69,20 @@ def test_seconds_go_through_a_checkpoint(now):
     fresh = RunClock(budget_seconds=60)  # a trainer that is used again from step 0 starts anew
     fresh.on_train_begin(None, state(0, saved), control())
     assert fresh.seconds == 0
+
+
+def test_a_run_that_is_over_is_stopped_before_another_step(now):
+    saved = {"attributes": {"used_before": 60.0}}
+    for clock, step, over in (
+        (RunClock(), 9, False),
+        (RunClock(), 10, True),
+        (RunClock(budget_seconds=60), 3, True),
+        (RunClock(budget_seconds=61), 3, False),
+        (RunClock(budget_seconds=60), 0, False),  # begun anew
+    ):
+        told = control()
+        clock.on_train_begin(None, state(step, saved), told)
+        assert told.should_training_stop == over
 
 
 def test_time_that_is_not_training_is_not_counted(now):

@@ -48,9 +48,7 @@ def test_damage_is_named(run, tmp_path, damage, name, said):
     folder = shutil.copytree(run / "o", tmp_path / "o")
     (folder / "boxtune.json").unlink()  # as of a run that was killed
     damage(folder / "checkpoint-4" / name)
-    with pytest.raises(
-        ConfigError, match=f"checkpoint-4 is damaged: {said}.*Remove this .* to go on from"
-    ):
+    with pytest.raises(ConfigError, match=f"checkpoint-4 is damaged: {said}.*Remove this .* to go on from"):
         short_run(run / "data", folder, resume=True)
     shutil.rmtree(folder / "checkpoint-4")
     check_whole(folder / "checkpoint-3")

@@ -28,6 +28,7 @@ from boxtune.models.merge import merge_adapter
 from boxtune.models.quantize import is_4bit
 from boxtune.training import run
 from boxtune.training.callbacks.audit import AuditCallback
+from boxtune.training.callbacks.checkpoints import last_checkpoint
 from boxtune.training.recipes import RecipeResult, run_recipe
 from boxtune.training.stages import StageMark, write_result
 from training.runs import SHORT, settings, weights, write_coco
@@ -235,7 +236,14 @@ def other_run(first: Path) -> None:
     path.write_text(path.read_text().replace('"run_id": "', '"run_id": "0'))
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 FOREIGN = {
+    "weights cut": (lambda first: cut(first / "model.safetensors"), "are not those that stage 1 of this run saved"),
+    "record cut": (lambda first: cut(first / "run.json"), "run.json is missing or damaged"),
+    "state cut": (lambda first: cut(last_checkpoint(first) / "trainer_state.json"), "trainer_state.json is missing or"),
     "other weights": (swap_weights, "are not those that stage 1 of this run saved"),
     "other run": (other_run, "is not the result of stage 1 of this run"),
     "no mark": (lambda first: (first / "stage.json").unlink(), "is not the result of stage 1 of this run"),

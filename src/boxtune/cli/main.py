@@ -28,7 +28,6 @@ from boxtune.cli import (
     score,
     train,
 )
-from boxtune.config.wording import in_words
 from boxtune.errors import BoxtuneError
 
 app = typer.Typer(
@@ -106,6 +105,8 @@ def _explained(error: Exception) -> tuple[str, int]:
 def _wrong_option(error: Any) -> str:
     """In our words where typer has a value checked by pydantic; empty where it does not."""
     from pydantic import ValidationError
+
+    from boxtune.config.wording import in_words
 
     found, param = error.__cause__, getattr(error, "param", None)
     if not isinstance(found, ValidationError) or param is None:

@@ -22,8 +22,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     """The configuration from a YAML file and `section.key=value` overrides; a recipe is named in full.
 
     Raises:
-        ConfigError: a file that is not there or no YAML, an unknown key (names the nearest valid one), a wrong value, an
-            unknown recipe.
+        ConfigError: no file or no YAML, an unknown key (names the nearest valid one) or recipe, a wrong value.
     """
     return load_with_origins(path, overrides)[0]
 

@@ -39,7 +39,17 @@ class ModelConfig(Section):
         "auto", description="What attends; auto: the fastest exact kernel that runs here, said when the run starts."
     )
     speedups: (
-        tuple[Literal["label_logits", "adapter_arithmetic", "frozen_vision", "padded_vision", "compiled_blocks"], ...]
+        tuple[
+            Literal[
+                "label_logits",
+                "patch_product",
+                "adapter_arithmetic",
+                "frozen_vision",
+                "padded_vision",
+                "compiled_blocks",
+            ],
+            ...,
+        ]
         | Auto
     ) = Field("auto", description="Ways to the same numbers in less time; auto: those that pay on this machine.")
     memory: Literal["auto", "fast", "small"] = Field(
@@ -102,7 +112,7 @@ class CollatorConfig(Section):
     """How samples become a batch, and which tokens are trained."""
 
     batching: Literal["auto", "padded", "packed"] = Field(
-        "auto", description="Packed: one row without padding; auto: packed on a GPU that computes in bf16."
+        "auto", description="Packed: one row without padding; auto: packed, but padded on a GPU that computes in fp32."
     )
     token_budget: Count | Auto | None = Field(
         "auto",

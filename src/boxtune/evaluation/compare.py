@@ -31,7 +31,7 @@ from boxtune.evaluation.intervals import (
 from boxtune.evaluation.judged import JudgedImage, in_coco_order
 from boxtune.evaluation.metrics import Metrics
 from boxtune.evaluation.ranking import rank_images
-from boxtune.evaluation.summary import FIGURE_NAMES, figure_with_interval, notes
+from boxtune.evaluation.summary import FIGURE_NAMES, format_share, notes
 
 
 @dataclass(frozen=True)
@@ -192,31 +192,44 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """A row a figure; for every model after the first also the difference, its interval and the chance to be better."""
-    title = f"{comparison.num_images} images; in brackets {comparison.level:.0%} of resampled images"
-    table = Table(title=title, title_justify="left")
+    """A row a figure; for every model after the first also the difference, the chance to be better, and the interval.
+
+    Models are numbered, so that three of them fit into 80 columns whatever their names are.
+    """
+    title = (
+        f"{comparison.num_images} images. Below a figure: {comparison.level:.0%} of redrawn sets of them; beside a "
+        "difference: the share of sets on which the model is better."
+    )
+    console.print(title, highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    for model in comparison.models:
-        table.add_column(escape(model.name), justify="right")
+    for number, model in enumerate(comparison.models, start=1):
+        console.print(escape(f"{number}: {model.name}"), highlight=False, soft_wrap=True)
+        table.add_column(str(number), justify="right", no_wrap=True)
         if model.against_baseline:
-            table.add_column("difference", justify="right")
-            table.add_column("better", justify="right")
+            table.add_column(f"{number} - 1", justify="right", no_wrap=True)
     for figure in HEADLINE:
         cells: list[str] = []
         for model in comparison.models:
-            cells.append(figure_with_interval(model.metrics, figure))
+            cells.append(_figure_cell(model.metrics, figure))
             if model.against_baseline:
-                cells += _difference_cells(model.against_baseline[figure])
+                cells.append(_difference_cell(model.against_baseline[figure]))
         if any(getattr(model.metrics, figure) is not None for model in comparison.models):
             table.add_row(FIGURE_NAMES[figure], *cells)
-    console.print(table)
+    console.print(table, highlight=False)
     for model in comparison.models:
         for note in notes(model.metrics):
             console.print(escape(f"{model.name}: {note}"), highlight=False, soft_wrap=True)
 
 
-def _difference_cells(difference: Difference | None) -> tuple[str, str]:
+def _figure_cell(metrics: Metrics, figure: str) -> str:
+    interval = None if metrics.intervals is None else metrics.intervals.figures.get(figure)
+    value = format_share(getattr(metrics, figure))
+    return value if interval is None else f"{value}\n{interval.low:.2f}–{interval.high:.2f}"
+
+
+def _difference_cell(difference: Difference | None) -> str:
     if difference is None or math.isnan(difference.value):
-        return "–", "–"
+        return "–"
     low, high = difference.interval.low, difference.interval.high
-    return f"{difference.value:+.3f} [{low:+.3f}, {high:+.3f}]", f"{difference.probability_better:.0%}"
+    return f"{difference.value:+.3f} {difference.probability_better:4.0%}\n{low:+.3f}…{high:+.3f}"

@@ -35,11 +35,12 @@ def fit_speed(config: Config, device: torch.device) -> Config:
     """Packing, and the ways to the same numbers in less time that pay on this device."""
     fused = device.type == "cuda" and use_bf16(config, device)
     if config.collator.batching == "auto":
-        batching = "packed" if fused and config.model.attention != "eager" else "padded"
-        config = config.changed("collator", batching=batching)
+        masks = ("eager",) if fused else ("eager", "sdpa")  # they spend the squares between samples on a mask
+        packs = (fused or device.type == "cpu") and config.model.attention not in masks
+        config = config.changed("collator", batching="packed" if packs else "padded")
     if config.model.speedups != "auto":
         return config
-    speedups = ["label_logits", "frozen_vision"]
+    speedups = ["label_logits", "patch_product", "frozen_vision"]
     if fused or config.model.dtype != "bfloat16":  # on a CPU bf16 weights generate without autocast
         speedups.append("adapter_arithmetic")
     if fused:

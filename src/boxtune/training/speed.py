@@ -20,6 +20,7 @@ from boxtune.models.compile import compile_blocks, release_blocks
 from boxtune.models.frozen_vision import is_frozen
 from boxtune.models.load import LoadedModel
 from boxtune.models.padding import pad_vision_mlps, unpad_vision_mlps
+from boxtune.models.patch_product import convolve_patches, multiply_patches
 from boxtune.training import auto
 from boxtune.training.memory import fit_memory, step_cost, will_be_held
 
@@ -31,6 +32,7 @@ class Speed:
     Attributes:
         attention: what attends where.
         label_logits: the vocabulary is projected to only where a label stands.
+        patch_product: patches are projected by a matrix product.
         frozen_vision: a tower that is not trained runs without gradients, outside of the model's forward.
         compiled: the blocks are compiled at their first call.
         padded_vision: what was done to the vision MLPs, in words; empty where nothing was.
@@ -39,6 +41,7 @@ class Speed:
 
     attention: AttentionChoice
     label_logits: bool = True
+    patch_product: bool = False
     frozen_vision: bool = False
     compiled: bool = False
     padded_vision: str = ""
@@ -47,6 +50,7 @@ class Speed:
     def __str__(self) -> str:
         taken = [
             "logits at labels only" if self.label_logits else "",
+            "patches as one product" if self.patch_product else "",
             "frozen vision tower without gradients" if self.frozen_vision else "",
             self.padded_vision,
             "blocks compiled" if self.compiled else "",
@@ -56,7 +60,7 @@ class Speed:
     def record(self) -> dict[str, Any]:
         """JSON-ready, for `run.json`."""
         facts = {"language": self.attention.language, "vision": self.attention.vision, "why": self.attention.why}
-        names = ("label_logits", "frozen_vision", "compiled", "padded_vision", "adapters")
+        names = ("label_logits", "patch_product", "frozen_vision", "compiled", "padded_vision", "adapters")
         return {"attention": facts, **{name: getattr(self, name) for name in names}}
 
 
@@ -88,6 +92,7 @@ def speed_up(model: Any, config: Config, device: torch.device) -> Speed:
     return Speed(
         attention=choice,
         label_logits="label_logits" in wanted,
+        patch_product="patch_product" in wanted and multiply_patches(bare),
         frozen_vision="frozen_vision" in wanted and is_frozen(bare),
         compiled=compiled,
         padded_vision=pad_vision_mlps(bare) if "padded_vision" in wanted else "",
@@ -125,4 +130,5 @@ def slow_down(model: Any) -> None:
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     release_blocks(bare)
     unpad_vision_mlps(bare)
+    convolve_patches(bare)
     compute_as_autocast(model, wanted=False)

@@ -221,6 +221,21 @@ def test_the_answer_is_never_seen(tiny, samples, model_type, batching):
     torch.testing.assert_close(head(changed).states, expected, atol=1e-6, rtol=0)
 
 
+@each_family
+def test_asked_without_an_answer_the_head_says_the_same(tiny, samples, model_type):
+    """What is trained with the answer in the batch is what runs at inference, on the question alone."""
+    model, processor = tiny(model_type)
+    encoder, head = encoder_of(model_type, processor), head_for(model, processor)
+    taught = [encoder.sample(sample) for sample in samples]
+    asked = [encoder.question(sample.image) for sample in samples]
+    assert [len(one) for one in asked] == [one.answer_spans[0][0] for one in taught]
+    said = [
+        head(memory_of(model, encoded, batch_of(encoded, processor, batching))).found.box_logits
+        for encoded, batching in ((taught, "packed"), (asked, "padded left"))
+    ]
+    torch.testing.assert_close(said[0], said[1], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("batching", ["padded right", "packed"])
 def test_no_sample_reaches_another(tiny, samples, batching):
     """Whatever the states of one are, even no numbers, the others' outputs are the same to the last bit."""

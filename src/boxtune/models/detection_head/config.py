@@ -29,7 +29,8 @@ class DetectionHeadConfig:
         decoder_layers: of the decoder that turns queries into objects.
         caption_layers: of the decoder that writes labels.
         adapter_ratio: `hidden_size` divided by the inner width of the adapters.
-        queries: `learned`, the same for every image (DETR); or `tokens`, from the strongest vision tokens of each.
+        queries: `tokens`, from the strongest vision tokens of each image; or `learned`, the same for every image, as
+            in DETR, which take many times the training to come as far.
         positions: where an image token lies, added to the memory: `learned`, `sine` or `none`.
         max_label_tokens: longest label in tokens, with the one that ends it.
         dropout: in every layer.
@@ -48,7 +49,7 @@ class DetectionHeadConfig:
     decoder_layers: int = 2
     caption_layers: int = 4
     adapter_ratio: int = 8
-    queries: Queries = "learned"
+    queries: Queries = "tokens"
     positions: Positions = "learned"
     max_label_tokens: int = 32
     dropout: float = 0.0

@@ -27,11 +27,16 @@ def sine_positions(centres_xy: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class LearnedPositions(nn.Module):
-    """A learned vector a column and a row (DETR's learned embedding), between two of them the mean by distance."""
+    """A learned vector a column and a row (DETR's learned embedding), between two of them the mean by distance.
+
+    They begin as sines: vectors that begin as noise must first learn which places are neighbours.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.tables = nn.Parameter(torch.randn(2, _PLACES, width // 2) * 0.5)  # x, y
+        places = (torch.arange(_PLACES) + 0.5) / _PLACES
+        sines = sine_positions(torch.stack([places, places], -1), width)
+        self.tables = nn.Parameter(sines.unflatten(-1, (2, -1)).transpose(0, 1).contiguous())  # x, y
 
     def forward(self, centres_xy: torch.Tensor) -> torch.Tensor:
         """`[..., 2]` shares of the sides → `[..., width]`."""

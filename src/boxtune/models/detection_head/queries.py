@@ -86,8 +86,10 @@ class LearnedQueries(nn.Module):
     ) -> StartingQueries:
         """Arguments as in `TokenQueries.forward`; only the number of images is read."""
         positions = self.positions + grid(self.anchor_logits[:, :2].sigmoid()).to(self.positions.dtype)
-        same = [rows.expand(len(tokens), -1, -1) for rows in (self.content, positions, self.anchor_logits)]
-        return StartingQueries(*same, proposals=None)
+        content, positions, anchors = (
+            rows.expand(len(tokens), -1, -1) for rows in (self.content, positions, self.anchor_logits)
+        )
+        return StartingQueries(content, positions, anchors, proposals=None)
 
 
 class TokenQueries(nn.Module):

@@ -1,0 +1,63 @@
+"""The projection of patches as one matrix product: a convolution whose windows do not overlap is nothing else.
+
+Kernels of convolutions look for neighbours that are not there. On two CPU cores, forwards and backwards, 11 000 patches
+take 0.66 s so, and 0.1 s as a product.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class PatchProduct(nn.Conv3d):
+    """A convolution over single windows, `[N, C, T, P, P]` → `[N, E, 1, 1, 1]`, with the weights of another.
+
+    Args:
+        convolution: its parameters are shared, so that optimizer and state dict see no difference.
+    """
+
+    def __init__(self, convolution: nn.Conv3d) -> None:
+        biased, dtype = convolution.bias is not None, convolution.weight.dtype
+        size: Any = convolution.kernel_size
+        super().__init__(
+            convolution.in_channels, convolution.out_channels, size, size, bias=biased, device="meta", dtype=dtype
+        )
+        self.weight = convolution.weight
+        if biased:
+            self.bias = convolution.bias
+        self.convolution = (convolution,)  # in a tuple it is no second child
+        self.train(convolution.training)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Each window by all filters."""
+        assert input.shape[2:] == self.kernel_size, "one window a row"
+        return F.linear(input.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None, None]
+
+
+def multiply_patches(model: Any) -> bool:
+    """Have the patches multiplied; False where their projection is no plain convolution (a wrapped one).
+
+    Args:
+        model: of transformers, or a PeftModel around it.
+    """
+    embedding = _patch_embedding(model)
+    plain = type(embedding.proj) is nn.Conv3d and embedding.proj.stride == embedding.proj.kernel_size
+    if plain:
+        embedding.proj = PatchProduct(embedding.proj)
+    return plain
+
+
+def convolve_patches(model: Any) -> None:
+    """Put the convolution back."""
+    embedding = _patch_embedding(model)
+    if isinstance(embedding.proj, PatchProduct):
+        (embedding.proj,) = embedding.proj.convolution
+
+
+def _patch_embedding(model: Any) -> Any:
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return bare.model.visual.patch_embed
