@@ -14,11 +14,22 @@ from transformers import TrainerCallback
 
 @dataclass
 class Measured:
-    """A stretch of training after its warm-up."""
+    """A stretch of training after its warm-up.
+
+    Attributes:
+        tokens: that are no padding.
+        images: that they belong to.
+        seconds: by the clock.
+        cpu_seconds: of all threads of the main process; other programs on the machine hardly change them.
+        waited_seconds: for data.
+        peak_bytes: of the GPU.
+        with_vision: the tower was run.
+    """
 
     tokens: int = 0
     images: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     waited_seconds: float = 0.0
     peak_bytes: int = 0
     with_vision: bool = True
@@ -28,7 +39,7 @@ class Meter(TrainerCallback):
     """Counts what goes through a trainer, transformers' or one made of it, without waiting for the GPU in between."""
 
     def __init__(self, trainer: Any, warmup: int, steps: int) -> None:
-        self.warmup, self.last, self.found, self.began = warmup, warmup + steps, Measured(), 0.0
+        self.warmup, self.last, self.found, self.began = warmup, warmup + steps, Measured(), (0.0, 0.0)
         self.step = 0
         self.device = trainer.args.device
         step, fetch = trainer.training_step, trainer.get_batch_samples
@@ -62,9 +73,10 @@ class Meter(TrainerCallback):
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         if self.step == self.warmup:
-            self.began = time.perf_counter()
+            self.began = time.perf_counter(), time.process_time()
         else:
-            self.found.seconds = time.perf_counter() - self.began
+            self.found.seconds = time.perf_counter() - self.began[0]
+            self.found.cpu_seconds = time.process_time() - self.began[1]
 
     def result(self) -> Measured:
         peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0

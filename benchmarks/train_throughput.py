@@ -247,14 +247,19 @@ def figures_of(
 ) -> dict[str, Any]:
     """Figures of a row, of its median turn."""
     rates = [found.tokens / found.seconds for found in turns]
-    ratios = [rate / (found.tokens / found.seconds) for rate, found in zip(rates, first, strict=False)]
+
+    def ratios(of: str) -> list[float]:
+        speed = [[found.tokens / getattr(found, of) for found in each] for each in (turns, first)]
+        return [own / other for own, other in zip(*speed, strict=False)]
+
     rate = statistics.median(rates)
     found = min(turns, key=lambda turn: abs(turn.tokens / turn.seconds - rate))
     language, vision = useful_work(setting)
     work = rate * (language + (vision * 4 * facts["image_share"] if found.with_vision else 0))
     return {
         "row": row.name, "title": row.title, "tokens_per_second": rate, "rates": rates,
-        "ratio": statistics.median(ratios), "ratios": ratios, "images_per_second": found.images / found.seconds,
+        "ratios": ratios("seconds"), "cpu_ratios": ratios("cpu_seconds"),
+        "images_per_second": found.images / found.seconds,
         "peak_gib": found.peak_bytes / 2**30, "useful_tflops": work / 1e12,
         "useful_share": work / 1e12 / facts["matmul_tflops"],
         "waiting_share": found.waited_seconds / found.seconds, **asdict(found),
@@ -263,12 +268,17 @@ def figures_of(
 
 def line(figures: dict[str, Any]) -> str:
     """A row of the table, for people."""
-    ratios = figures["ratios"]
-    spread = f" ({min(ratios):.2f}–{max(ratios):.2f} in {len(ratios)} turns)" if len(ratios) > 1 else ""
+
+    def ratio(of: str) -> str:
+        found = figures[of]
+        spread = f" ({min(found):.2f}–{max(found):.2f} in {len(found)} turns)" if len(found) > 1 else ""
+        return f"{statistics.median(found):.2f}{spread}"
+
+    by_cpu = f", {ratio('cpu_ratios')} by CPU time" if not figures["peak_gib"] else ""
     return (
         f"{figures['title']:68s} {figures['tokens_per_second']:8.0f} tok/s {figures['images_per_second']:7.2f} img/s "
         f"{figures['peak_gib']:6.1f} GiB {figures['useful_tflops']:7.2f} TFLOP/s {figures['useful_share']:5.0%} of "
-        f"matmul, {figures['waiting_share']:4.0%} waiting, {figures['ratio']:.2f} × the first row{spread}"
+        f"matmul, {figures['waiting_share']:4.0%} waiting, {ratio('ratios')} × the first row{by_cpu}"
     )
 
 

@@ -288,13 +288,13 @@ display(sheet(drawn, columns=4, cell_px=300))
 # something that cannot be there.
 
 # %%
-for asked in ("nutrition-table", "barcode", "elephant"):
+for asked in ("nutrition-table", "ingredient list", "elephant"):
     [prediction] = detector.predict([photo.image], [asked])
     print(f"{asked:<16} {prediction.text}")
 
 # %% [markdown]
-# A good detector must be able to say that nothing is there. In this family the word is `none`, in the others an empty
-# list.
+# Hold the second answer against the photo: a label that was rare in the training is answered less well. And a good
+# detector must be able to say that nothing is there. In this family the word is `none`, in the others an empty list.
 #
 # ## Reading what models really write
 #

@@ -1,7 +1,7 @@
 """The projection of patches as one matrix product: a convolution whose windows do not overlap is nothing else.
 
-Kernels of convolutions look for neighbours that are not there. On two CPU cores, forwards and backwards, 11 000 patches
-take 0.66 s so, and 0.1 s as a product.
+Kernels of convolutions look for neighbours that are not there. On one CPU core in bf16, 11 140 patches take 0.34 s so,
+forwards and backwards, and 0.07 s as a product.
 """
 
 from __future__ import annotations

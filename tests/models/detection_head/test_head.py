@@ -6,8 +6,6 @@ import itertools
 
 import pytest
 import torch
-from beartype import beartype
-from jaxtyping import Bool, Float, Int, jaxtyped
 
 from boxtune.models.detection_head.head import DetectionHead, HeadOutputs
 from boxtune.models.detection_head.memory import Memory
@@ -24,57 +22,6 @@ from models.detection_head.head_scenes import (
 GRIDS, PROMPTS = [(2, 3), (4, 2), (1, 1)], [5, 2, 7]
 EVERY_KIND = list(itertools.product(["learned", "tokens"], ["learned", "sine", "none"]))
 every_kind = pytest.mark.parametrize(("queries", "positions"), EVERY_KIND)
-
-VisionStates = Float[torch.Tensor, "n v h"]
-PromptStates = Float[torch.Tensor, "n t h"]
-VisionMask = Bool[torch.Tensor, "n v"]
-PromptMask = Bool[torch.Tensor, "n t"]
-Centres = Float[torch.Tensor, "n v 2"]
-States = Float[torch.Tensor, "n q w"]
-Logits = Float[torch.Tensor, "n q"]
-Boxes = Float[torch.Tensor, "n q 4"]
-Proposed = Float[torch.Tensor, "n v"]
-ProposedBoxes = Float[torch.Tensor, "n v 4"]
-Objects = Float[torch.Tensor, "k w"]
-Labels = Int[torch.Tensor, "k t"]
-Embedding = Float[torch.Tensor, "words h"]
-LabelLogits = Float[torch.Tensor, "k t words"]
-
-
-@jaxtyped(typechecker=beartype)
-def check_shapes(
-    vision: VisionStates,
-    image: VisionStates,
-    prompt: PromptStates,
-    image_mask: VisionMask,
-    prompt_mask: PromptMask,
-    centres_xy: Centres,
-    states: States,
-    logits: Logits,
-    boxes: Boxes,
-    proposed: Proposed,
-    proposed_boxes: ProposedBoxes,
-) -> None:
-    """All in one call, so that a letter means one size."""
-
-
-@jaxtyped(typechecker=beartype)
-def caption_logits(head: DetectionHead, objects: Objects, tokens: Labels, embedding: Embedding) -> LabelLogits:
-    return head.caption_logits(objects, tokens, embedding)
-
-
-def test_shapes():
-    memory = random_memory(GRIDS, PROMPTS)
-    head = small_head(queries="tokens")
-    outputs = head(memory)
-    proposals = outputs.proposals
-    for layer in outputs.layers:
-        check_shapes(
-            *memory, outputs.states, layer.objectness_logits, layer.boxes, proposals.objectness_logits, proposals.boxes
-        )
-    assert outputs.states.shape[1:] == (head.config.num_queries, head.config.width)
-    assert len(outputs.layers) == head.config.decoder_layers
-    caption_logits(head, outputs.states[0], torch.full((6, 3), END), random_embedding())
 
 
 @every_kind
