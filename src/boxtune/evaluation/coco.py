@@ -196,6 +196,8 @@ def _checked_results(content: Any, path: Path, truth: dict[str, Any]) -> list[di
         _check_bbox(row["bbox"], where)
         if not _is_number(row["score"]):
             raise DataError(f"{where}: score {_shown(row['score'])} is no finite number.")
+        if not isinstance(row.get("candidate", False), bool):
+            raise DataError(f"{where}: candidate {_shown(row['candidate'])} is neither true nor false; leave it out.")
     _check_known(content, "image_id", images, str(path))
     _check_known(content, "category_id", categories, str(path))
     return [
