@@ -1,8 +1,8 @@
-"""Which samples share a row: as many as fit into a budget of tokens, in an order that is still drawn at random."""
+"""Which samples share a row: as many as fill a budget of tokens, in an order that is still drawn at random."""
 
 from __future__ import annotations
 
-import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,13 +11,16 @@ from torch.utils.data import Sampler
 from boxtune.errors import ConfigError
 
 WINDOW = 256  # samples looked at to fill a row: more fill it hardly better, and company would be chosen by length
+_DRAWS = 4  # orders that are tried for an epoch until one needs no more rows than the others had
+_FEW_ROWS = 512  # where one row more or less shows
+_STEPS = 64  # budgets that are tried between the least possible and the one given
 
 
-def pack_best_fit(order: Sequence[int], lengths: Sequence[int], budget: int, window: int = WINDOW) -> list[list[int]]:
+def pack(order: Sequence[int], lengths: Sequence[int], budget: int, window: int = WINDOW) -> list[list[int]]:
     """Rows of samples, each sample once.
 
-    A row begins with the sample that has waited longest; then the longest that still fits is added, again and again,
-    out of those that wait (best fit, as for bins). So no sample waits for more rows than the window has samples.
+    A row begins with the sample that has waited longest; of those that wait, such are added as fill it best (subset
+    sums, exact). So no sample waits for more rows than the window has samples.
 
     Args:
         order: samples, as they were shuffled.
@@ -26,41 +29,60 @@ def pack_best_fit(order: Sequence[int], lengths: Sequence[int], budget: int, win
         window: how many samples wait.
     """
     arriving = iter(order)
-    by_length: list[tuple[int, int, int]] = []  # (length, −turn, sample) of those that wait, shortest first
-    by_turn: dict[int, tuple[int, int, int]] = {}  # turn → the same, in the order of arrival
-    turn = 0
+    waiting = list(itertools.islice(arriving, window))
+    rows = []
+    while waiting:
+        first = waiting.pop(0)
+        places = _fullest(waiting, lengths, budget - lengths[first])
+        rows.append([first, *(waiting.pop(place) for place in places)])
+        waiting += itertools.islice(arriving, window - len(waiting))
+    return rows
 
-    def take(entry: tuple[int, int, int]) -> int:
-        del by_length[bisect.bisect_left(by_length, entry)]
-        del by_turn[-entry[1]]
-        return entry[2]
 
-    rows: list[list[int]] = []
-    while True:
-        while len(by_length) < window and (sample := next(arriving, None)) is not None:
-            entry = (lengths[sample], -turn, sample)
-            bisect.insort(by_length, entry)
-            by_turn[turn] = entry
-            turn += 1
-        if not by_length:
-            return rows
-        first = next(iter(by_turn.values()))
-        row, room = [take(first)], budget - first[0]
-        while (place := bisect.bisect_right(by_length, (room, 1, 0))) > 0:
-            entry = by_length[place - 1]
-            room -= entry[0]
-            row.append(take(entry))
-        rows.append(row)
+def _fullest(waiting: Sequence[int], lengths: Sequence[int], room: int) -> list[int]:
+    """Places in `waiting`, last first, of samples that fill the room as far as any can, the first that do."""
+    if room <= 0:
+        return []
+    reachable = [1]  # after so many samples: bit n says that some of them have n tokens together
+    within = (2 << room) - 1
+    for sample in waiting:
+        reachable.append((reachable[-1] | reachable[-1] << lengths[sample]) & within)
+        if reachable[-1] >> room:  # full
+            break
+    left, places = reachable[-1].bit_length() - 1, []
+    for place in range(len(reachable) - 2, -1, -1):
+        if not reachable[place] >> left & 1:  # not without this one
+            places.append(place)
+            left -= lengths[waiting[place]]
+    return places
+
+
+def least_budget(lengths: Sequence[int], budget: int, num_processes: int = 1) -> int:
+    """The shortest budget that needs no more rows than this one.
+
+    Fewer tokens then stand in the longest row, and the rows are more alike, which processes that wait for each other
+    gain by. Where rows are many it is the budget itself.
+    """
+    num_rows = PackedSampler(lengths, budget, num_processes=num_processes).num_rows
+    if num_rows > _FEW_ROWS:
+        return budget
+    least = max(max(lengths), -(-sum(lengths) // num_rows))
+    for step in range(_STEPS):
+        shorter = least + (budget - least) * step // _STEPS
+        if PackedSampler(lengths, shorter, num_processes=num_processes).num_rows <= num_rows:
+            return shorter
+    return budget
 
 
 class PackedSampler(Sampler[list[int]]):
     """Batches of sample numbers for a DataLoader, each a row within a budget of tokens.
 
     Every epoch shows every sample once, in new company, and has the same number of rows, which a run that is resumed
-    counts by: where chance makes fewer, the rows with the most samples are parted.
+    counts by: where chance makes fewer, the rows with the most samples are parted; where no draw makes as few, the
+    company is that of the first epoch.
 
     Args:
-        lengths: tokens of each sample.
+        lengths: tokens of each sample, at least one.
         budget: tokens a row may have.
         seed: of the order.
         rank, num_processes: this process takes every so-many-th row.
@@ -81,10 +103,8 @@ class PackedSampler(Sampler[list[int]]):
         self.lengths, self.budget, self.seed = lengths, budget, seed
         self.rank, self.num_processes = rank, num_processes
         self.epoch = 0
-        everything = range(len(lengths))
-        # packed all at once, the number of rows does not depend on the order, and it is hardly ever beaten by a window
-        needed = max(len(pack_best_fit(everything, lengths, budget, len(lengths))), len(self._packed(0)))
-        self.num_rows = -(-needed // num_processes) * num_processes
+        enough = max(len(self._packed(0, draw)) for draw in range(_DRAWS))
+        self.num_rows = -(-enough // num_processes) * num_processes
 
     def set_epoch(self, epoch: int) -> None:
         """Whose order comes next."""
@@ -100,9 +120,8 @@ class PackedSampler(Sampler[list[int]]):
 
     def rows(self, epoch: int) -> list[list[int]]:
         """All rows of an epoch, over all processes."""
-        rows = self._packed(epoch)
-        if len(rows) > self.num_rows:
-            rows = pack_best_fit(self._order(epoch), self.lengths, self.budget, len(self.lengths))
+        drawn = (self._packed(epoch, draw) for draw in range(_DRAWS))
+        rows = next((rows for rows in drawn if len(rows) <= self.num_rows), None) or self._packed(0, 0)
         while len(rows) < self.num_rows:
             fullest = max(rows, key=len)
             if len(fullest) == 1:  # fewer samples than processes: some are seen twice, as accelerate does it
@@ -123,12 +142,10 @@ class PackedSampler(Sampler[list[int]]):
         """On average."""
         return len(self.lengths) / self.num_rows
 
-    def _packed(self, epoch: int) -> list[list[int]]:
-        return pack_best_fit(self._order(epoch), self.lengths, self.budget)
-
-    def _order(self, epoch: int) -> list[int]:
-        draw = torch.Generator().manual_seed(self._seed(epoch))
-        return torch.randperm(len(self.lengths), generator=draw).tolist()
+    def _packed(self, epoch: int, draw: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(self._seed(epoch))
+        orders = [torch.randperm(len(self.lengths), generator=generator) for _ in range(draw + 1)]
+        return pack(orders[draw].tolist(), self.lengths, self.budget)
 
     def _seed(self, epoch: int) -> int:
         return self.seed * 1_000_003 + 2 * epoch

@@ -12,6 +12,7 @@ import torch
 
 from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import sample_lengths, token_shares
+from boxtune.collators.packing import least_budget
 from boxtune.config.schema import Config
 from boxtune.data.dataset import DetectionDataset
 from boxtune.models.adapter_arithmetic import compute_as_autocast
@@ -21,7 +22,7 @@ from boxtune.models.frozen_vision import is_frozen
 from boxtune.models.load import LoadedModel
 from boxtune.models.padding import pad_vision_mlps, unpad_vision_mlps
 from boxtune.models.patch_product import convolve_patches, multiply_patches
-from boxtune.training import auto
+from boxtune.training import auto, processes
 from boxtune.training.memory import fit_memory, step_cost, will_be_held
 
 
@@ -118,10 +119,13 @@ def fit_rows(
     shares = token_shares(encoder, samples, config.collator.labels)
     held = will_be_held(loaded.model, loaded.family, config)
     cost = step_cost(loaded.model, config, held, **shares)
-    config = fit_memory(config, cost, lengths, device)
-    budget = config.collator.token_budget
-    if config.collator.batching != "packed" or budget is None:
-        return config, None
+    fitted = fit_memory(config, cost, lengths, device)
+    budget = fitted.collator.token_budget
+    if fitted.collator.batching != "packed" or budget is None:
+        return fitted, None
+    if config.collator.token_budget == "auto":
+        budget = least_budget(lengths, int(budget), processes.count())
+    config = fitted.changed("collator", token_budget=budget)
     return config, max(1, int(budget) * len(lengths) // sum(lengths))
 
 
