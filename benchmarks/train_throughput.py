@@ -288,7 +288,12 @@ def measure(row: Row, setting: Setting) -> Measured | None:
     scaled = replace(setting, steps=max(2, round(setting.steps * row.steps)))
     try:
         found = row.measure(scaled)
-        print(f"  {found.tokens / found.seconds:.0f} tok/s", flush=True)
+        rate, peak, waiting = (
+            found.tokens / found.seconds,
+            found.peak_bytes / 2**30,
+            found.waited_seconds / found.seconds,
+        )
+        print(f"  {rate:.0f} tok/s, {peak:.1f} GiB, {waiting:.1%} waiting", flush=True)
         return found
     except Exception as error:  # the next row may well work
         traceback.print_exc()

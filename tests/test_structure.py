@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "inference": UP_TO_COLLATORS,
     "evaluation": UP_TO_COLLATORS | {"inference"},
     "inspection": UP_TO_EVALUATION,
-    "training": UP_TO_EVALUATION,
+    "training": UP_TO_EVALUATION | {"inspection"},
     "cli": UP_TO_TRAINING | {"inspection"},
     "__main__": {"cli"},
 }
@@ -137,7 +137,10 @@ def config_fields(section: type, path: str = "") -> Iterator[str]:
 
 # read as a whole section (`model_dump()`), or by a name that is put together
 READ_BY_SECTION = {
+    "trainer.rates.": r"trainer\.rates\.model_dump\(\)",
     "adapter.lora.": r"LowRank\(\*\*config\.adapter\.lora\.model_dump\(\)\)",
+    "detection_head.loss.": r"config\.detection_head\.loss\.model_dump\(\)",
+    "detection_head.": r"config\.detection_head\.model_dump\(exclude=\{\"loss\"\}\)",
     "adapter.": r"getattr\(config\.adapter, area\)",
     "logging.": r"config\.logging\.model_dump\(\)",
 }

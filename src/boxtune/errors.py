@@ -22,6 +22,12 @@ class ModelError(BoxtuneError):
     """A model folder, an adapter or a model family is wrong or unknown."""
 
 
+class GroupError(ModelError, KeyError):
+    """Trained parameters that belong to no group, so that nobody said how fast they learn."""
+
+    __str__ = Exception.__str__  # that of KeyError puts the message into quotes
+
+
 class SaveError(BoxtuneError):
     """Something could not be written: no space, no permission."""
 

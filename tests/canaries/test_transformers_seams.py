@@ -14,6 +14,7 @@ from boxtune.collators.batch import Collator, pack, pad
 from boxtune.losses import language
 from boxtune.models.families import FAMILIES
 from boxtune.training.clock import RunClock
+from boxtune.training.rates import Rates
 from boxtune.training.trainer import DetectionTrainer
 from collators.conversations import encoder_of
 
@@ -61,8 +62,8 @@ def weights_after_one_step(tiny, samples, folder, batch_size: int, batching: str
         args=arguments,
         train_dataset=samples,
         data_collator=Collator(encoder_of("qwen2_5_vl", processor), batching=batching),
-        clock=RunClock(None),
-        rate_factor=lambda _: 1.0,
+        clock=(clock := RunClock(None)),
+        rates=Rates(clock, lambda *_: 1.0),
     )
     trainer.train()
     return {name: p.detach() for name, p in model.named_parameters()}

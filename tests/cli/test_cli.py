@@ -77,6 +77,12 @@ def place(tmp_path_factory) -> Path:
     cut = write_coco(root / "cut", 2)
     (cut / "2.png").write_bytes((cut / "2.png").read_bytes()[:80])
     write_coco(root / "cats", 2, labels=("cat",))
+    half = write_coco(root / "half", 2)
+    truth = (half / "annotations.json").rename(half / "train.json").read_text()
+    (write_coco(root / "train-only", 2) / "annotations.json").rename(root / "train-only" / "train.json")
+    (half / "val.json").write_text(truth[: len(truth) // 3])
+    (root / "stages" / "stage-2-language").mkdir(parents=True)
+    (root / "stages" / "stage-2-language" / "adapter_config.json").write_text("{}")
     (root / "full").mkdir()
     (root / "full" / "notes.txt").write_text("mine")
     (root / "llama").mkdir()
@@ -104,7 +110,7 @@ PREDICT = ["predict", "--model", TINY, "--labels", "a", "--output-dir", "{out}",
 MISTAKES = {
     "misspelt key": (
         [*TRAIN, "--data", "{in}/coco", "trainer.learning_rat=1"],
-        ["trainer.learning_rat", "learning_rate'"],
+        ["trainer.learning_rat", "Did you mean 'trainer.learning_rate'"],
     ),
     "key of transformers": ([*TRAIN, "--data", "{in}/coco", "trainer.optimm=x"], ["trainer.optimm", "optim'"]),
     "no key": ([*TRAIN, "--data", "{in}/coco", "learning_rate"], ["'learning_rate' is not KEY=VALUE"]),
@@ -120,6 +126,18 @@ MISTAKES = {
     "cut image": ([*TRAIN, "--data", "{in}/cut"], ["2.png", "cut short", "Copy it again"]),
     "no such config": ([*TRAIN, "--config", "{in}/c.yaml"], ["{in}/c.yaml", "check the path"]),
     "config is no YAML": ([*TRAIN, "--config", "{in}/broken.json"], ["broken.json is not YAML"]),
+    "damaged split, to train": ([*TRAIN, "--data", "{in}/half"], ["{in}/half/val.json", "cut off", "Write it again"]),
+    "damaged split, to judge": ([*EVALUATE, "{in}/half"], ["{in}/half/val.json", "cut off", "Write it again"]),
+    "damaged split, of a format": ([*EVALUATE, "{in}/half", "--format", "coco"], ["{in}/half/val.json", "cut off"]),
+    "damaged split, to convert": (
+        ["convert", "--data", "{in}/half", "--to", "yolo", "--output-dir", "{out}"],
+        ["{in}/half/val.json", "cut off"],
+    ),
+    "damaged split, to look at": (["inspect", "data", "--data", "{in}/half"], ["{in}/half/val.json", "cut off"]),
+    "no split to judge by": ([*EVALUATE, "{in}/train-only"], ["'val'", "--split train", "metrics.json"]),
+    "endless minutes": ([*TRAIN, "--data", "{in}/coco", "--minutes", "inf"], ["trainer.minutes = 'inf'", "finite"]),
+    "no minutes": ([*TRAIN, "--data", "{in}/coco", "--minutes", "nan"], ["trainer.minutes = 'nan'", "finite"]),
+    "score that is no number": ([*PREDICT, "{in}/photo.png", "--min-score", "nan"], ["--min-score nan"]),
     "hub data, offline": ([*TRAIN, "--data", "some-owner/some-data"], ["some-owner/some-data"]),
     "output folder in use": (
         ["train", "--data", "{in}/coco", "--output-dir", "{in}/full"],
@@ -166,6 +184,10 @@ MISTAKES = {
         ["merge", "--adapter", "{in}/model", "--output-dir", "{out}"],
         ["no adapter", "{in}/model"],
     ),
+    "merge of a recipe": (
+        ["merge", "--adapter", "{in}/stages", "--output-dir", "{out}"],
+        ["{in}/stages holds the stages", "merge {in}/stages/stage-2-language"],
+    ),
     "unknown format": (["convert", "--data", "{in}/coco", "--to", "coc", "--output-dir", "{out}"], ["coc", "--help"]),
 }
 
@@ -194,6 +216,16 @@ def test_mistakes_end_in_one_line(mistake, place, cli, tmp_path, monkeypatch):
     for text in expected:
         assert filled(text) in lines[0]
     assert "Traceback" not in out + err
+
+
+def test_retries_of_the_hub_are_not_told():
+    script = (
+        "from boxtune.cli import main; main._quiet()\n"
+        "from huggingface_hub.utils import logging\n"
+        "logging.get_logger('huggingface_hub.utils._http').warning('Retrying in 1s [Retry 1/5].')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_debug_shows_where(cli, monkeypatch):

@@ -11,6 +11,13 @@ from boxtune.errors import ConfigError
 
 DATA = "data.path=somewhere"
 
+FROZEN = ("adapter.vision=frozen", "adapter.merger=frozen")
+UNWATCHED = ("evaluation.every=none",)
+PHASE_OF_VISION = "trainer.phases=[{until: 1, factors: {vision: 0.5}}]"
+PHASE_OF_LANGUAGE = "trainer.phases=[{until: 0.5, factors: {language: 0}}, {until: 1}]"
+
+ALL_FROZEN = ["adapter.language=frozen", "adapter.vision=frozen", "adapter.merger=frozen"]
+HEAD = "model.detection_head=true"
 REFUSED = [
     ("no data", ["data.path=null"], "No data: say --data"),
     ("two ends", ["trainer.minutes=5", "trainer.max_steps=10"], "trainer.minutes and trainer.max_steps"),
@@ -19,6 +26,19 @@ REFUSED = [
         ["adapter.language=frozen", "adapter.vision=frozen", "adapter.merger=frozen"],
         "nothing would be trained",
     ),
+    ("size of no head", ["detection_head.num_queries=9"], "detection_head.num_queries=9 does nothing without a head"),
+    (
+        "loss of no head",
+        ["detection_head.loss.matching.box_l1=1"],
+        "detection_head.loss.matching.box_l1=1.0 does nothing",
+    ),
+    (
+        "asking no head",
+        ["evaluation.decoder=both"],
+        "evaluation.decoder=both asks a detection head, and none is trained",
+    ),
+    ("sharded head", [HEAD, "trainer.fsdp=full_shard"], "trainer.fsdp spreads the weights"),
+    ("head on frozen 4 bits", [HEAD, "model.quantize=nf4", *ALL_FROZEN], "areas that are all frozen"),
     ("lora and full vision", ["adapter.language=lora", "adapter.vision=full"], "an adapter folder holds no full"),
     ("lora and full merger", ["adapter.language=lora", "adapter.merger=full"], "an adapter folder holds no full"),
     ("lora on vision, full language", ["adapter.vision=lora", "adapter.language=full"], "adapter.language=full: an"),
@@ -37,14 +57,60 @@ REFUSED = [
     ("split of nothing", ["evaluation.every=none", "evaluation.watch_split=train"], "set evaluation.every=auto, or"),
     ("watched in shards", ["evaluation.every=5", "trainer.deepspeed=z.json"], "trainer.deepspeed spreads the weights"),
     ("chosen in shards", ["evaluation.keep_best=true", "trainer.fsdp=full_shard"], "trainer.fsdp spreads the weights"),
+    ("rate of frozen", ["trainer.rates.vision=1e-5", "adapter.vision=frozen"], "vision=1e-05, but vision is frozen"),
+    ("rate under LoRA", ["trainer.rates.vision=1e-5", "adapter.vision=lora"], "the group adapter: use that name"),
+    ("rate of no adapter", ["trainer.rates.adapter=1", "adapter.language=full", *FROZEN], "no area is trained by LoRA"),
+    ("rate of no head", ["trainer.rates.detection_head=0"], "rates.detection_head=0, but there is no detection head"),
+    ("all rates 0", ["trainer.rates.language=0", "adapter.language=full", *FROZEN], "rates are 0 for all that is tra"),
+    (
+        "factor of frozen",
+        ["adapter.vision=frozen", PHASE_OF_VISION],
+        "phases[0] has a factor for vision, but vision is",
+    ),
+    ("factor of rate 0", ["trainer.rates.vision=0", PHASE_OF_VISION], "for vision, but trainer.rates.vision is 0"),
+    ("all rest", ["adapter.language=full", *FROZEN, PHASE_OF_LANGUAGE], "phases[0] freezes all that is trained (lang"),
+    ("no end", ["trainer.phases=[{}]"], "phases[0] must say where it ends"),
+    ("two ends", ["trainer.phases=[{until: 1, until_epoch: 3}]"], "phases[0] must say where it ends"),
+    (
+        "ends before",
+        ["trainer.phases=[{until: 0.5}, {until: 0.2}, {until: 1}]"],
+        "phases end at 0.5, 0.2, 1 of the run",
+    ),
+    ("no last end", ["trainer.phases=[{until: 0.5}]"], "phases end at 0.5 of the run"),
+    (
+        "epochs of steps",
+        ["trainer.phases=[{until_epoch: 2}]", "trainer.max_steps=9"],
+        "until_epoch=2 needs a run of so",
+    ),
+    ("epochs of auto", ["trainer.phases=[{until_epoch: 2}]"], "until_epoch=2 needs a run of so many epochs"),
+    ("phases of stages", ["recipe=r3-two-stage", "trainer.phases=[{until: 1}]"], "recipe=r3-two-stage makes several"),
+    (
+        "rates in shards",
+        ["trainer.rates.language=1", "trainer.fsdp=full_shard", *UNWATCHED],
+        "rates cannot be combined",
+    ),
+    ("scaled by nothing", ["trainer.rate_scaling=linear"], "rate_scaling=linear does nothing without trainer.rate_fo"),
     ("best by another name", ["trainer.load_best_model_at_end=true"], "use evaluation.keep_best"),
-    ("misspelt argument", ["trainer.adam_bet2=0.9"], "Unknown key 'trainer.adam_bet2'. Did you mean 'adam_beta2'?"),
-    ("misspelt key", ["trainer.learning_rat=1"], "Unknown key 'trainer.learning_rat'. Did you mean 'learning_rate'?"),
+    (
+        "misspelt argument",
+        ["trainer.adam_bet2=0.9"],
+        "Unknown key 'trainer.adam_bet2'. Did you mean 'trainer.adam_beta2'?",
+    ),
+    ("misspelt key", ["trainer.learning_rat=1"], "Did you mean 'trainer.learning_rate'?"),
+    ("short key", ["trainer.epochs=1"], "Unknown key 'trainer.epochs'. Did you mean 'trainer.num_train_epochs'?"),
+    ("key of elsewhere", ["trainer.max_pixel=1"], "Unknown key 'trainer.max_pixel'. Did you mean 'model.max_pixels'?"),
+    ("unheard-of key", ["trainer.zzz=1"], "Unknown key 'trainer.zzz'. Known: early_stopping_patience, "),
 ]
 
 ALLOWED = [
     ("defaults", []),
     ("a budget alone", ["trainer.minutes=5"]),
+    ("rate of what may be trained", ["trainer.rates.vision=1e-5", "trainer.rates.adapter=1e-4"]),
+    ("rate 0 of frozen", ["trainer.rates.vision=0", "adapter.vision=frozen"]),
+    ("rates of stages", ["recipe=r3-two-stage", "trainer.rates.vision=1e-5", "trainer.rates.adapter=1e-4"]),
+    ("phases", ["adapter.language=full", PHASE_OF_LANGUAGE]),
+    ("phases by epochs", ["trainer.phases=[{until_epoch: 2}, {until_epoch: 8}]", "trainer.num_train_epochs=8"]),
+    ("scaled", ["trainer.rate_for_batch=32", "trainer.rate_scaling=linear"]),
     ("steps alone", ["trainer.max_steps=10"]),
     ("vision alone", ["adapter.language=frozen", "adapter.vision=full", "adapter.merger=frozen"]),
     ("everything", ["adapter.language=full", "adapter.vision=full", "adapter.merger=full"]),
@@ -53,6 +119,8 @@ ALLOWED = [
     ("lora everywhere", ["adapter.language=lora", "adapter.vision=lora", "adapter.merger=lora"]),
     ("lora in 4 bits", ["model.quantize=nf4", "adapter.language=lora", "adapter.vision=lora"]),
     ("4 bits alone", ["model.quantize=nf4"]),
+    ("head alone", [HEAD, *ALL_FROZEN, "evaluation.decoder=head"]),
+    ("head and its settings", [HEAD, "detection_head.queries=learned", "detection_head.loss.weight=1"]),
     ("recipe", ["recipe=r3-two-stage"]),
     ("recipe and what it says", ["recipe=r2-vision-only", "adapter.vision=full", "model.quantize=none"]),
     ("recipe and a rank", ["recipe=r4-joint", "adapter.lora.rank=3", "adapter.lora.use_dora=true"]),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from boxtune.config.load import flatten, load_config, load_with_origins, to_yaml
 from boxtune.config.schema import Config
@@ -89,6 +91,8 @@ def test_an_override_needs_key_and_value(text: str):
         ("adapter.lora.ranks=8", "Did you mean 'adapter.lora.rank'?"),
         ("model.learning_rate=1", "Did you mean 'trainer.learning_rate'?"),
         ("evaluation.zzz=1", "Known: at_end, batch_size"),
+        ("max_pixel=1", "Did you mean 'model.max_pixels'?"),
+        ("epochs=1", "Did you mean 'trainer.num_train_epochs'?"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(override: str, said: str):
@@ -116,6 +120,13 @@ def test_a_name_of_the_trainer_is_left_to_the_checks():
     [
         ("trainer.seed=many", ["trainer.seed = 'many' (command line)", "must be a whole number"]),
         ("trainer.minutes=0", ["trainer.minutes = 0 (command line)", "must be above 0."]),
+        ("trainer.minutes=-1", ["trainer.minutes = -1 (command line)", "must be above 0."]),
+        ("trainer.minutes=inf", ["trainer.minutes = 'inf' (command line)", "must be a finite number"]),
+        ("trainer.minutes=nan", ["trainer.minutes = 'nan' (command line)", "must be a finite number"]),
+        ("trainer.learning_rate=.inf", ["trainer.learning_rate = inf", "must be a finite number or 'auto'"]),
+        ("trainer.weight_decay=.nan", ["trainer.weight_decay = nan", "must be a finite number"]),
+        ("data.val_fraction=.nan", ["data.val_fraction = nan", "must be a finite number"]),
+        ("evaluation.every=.nan", ["evaluation.every = nan", "a finite number"]),
         ("data.val_fraction=1", ["data.val_fraction = 1", "must be below 1."]),
         ("collator.labels=answers", ["collator.labels = 'answers'", "'assistant' or 'all_text'"]),
         ("model.max_pixels=big", ["model.max_pixels = 'big'", "must be a whole number or 'auto'."]),
@@ -129,6 +140,22 @@ def test_a_wrong_value_says_key_origin_and_what_is_right(override: str, parts: l
     assert all(part in message for part in parts), message
     assert "boxtune inspect config" in message
     assert "\n" not in message
+
+
+def test_every_number_is_finite():
+    for section in [Config(), *(part for _, part in sections(Config()))]:
+        for name in type(section).model_fields:
+            for wrong in (math.inf, -math.inf, math.nan):
+                with pytest.raises(ValidationError):
+                    type(section).model_validate({name: wrong})
+
+
+def sections(tree: BaseModel):
+    """Every section below one, with its name."""
+    for name, part in tree:
+        if isinstance(part, BaseModel):
+            yield name, part
+            yield from sections(part)
 
 
 def test_all_wrong_values_are_named_at_once():

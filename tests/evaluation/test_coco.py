@@ -177,6 +177,9 @@ BAD_FILES = [
     ("results", lambda r: r[0].update(bbox=[5, 5, -1, 2]), "negative size"),
     ("results", lambda r: r[0].update(score=float("nan")), "score NaN is no finite number"),
     ("results", lambda r: r[0].update(score="0.9"), "is no finite number"),
+    ("results", lambda r: r[0].update(candidate=1), "entry 0: candidate 1 is neither true nor false; leave it out"),
+    ("results", lambda r: r[0].update(candidate="yes"), 'entry 0: candidate "yes" is neither true nor false'),
+    ("results", lambda r: r[0].update(candidate=None), "entry 0: candidate null is neither true nor false"),
     ("results", lambda r: r[0].update(image_id=[7]), "image_id .* is neither a number nor text"),
     ("results", lambda r: r[0].update(category_id=4), "unknown category_id 4; the annotations have 3"),
     (

@@ -17,7 +17,7 @@ from boxtune.data.records import Record
 from boxtune.detections import Detections
 from boxtune.errors import DataError, SaveError
 from boxtune.evaluation.coco import score_files
-from boxtune.evaluation.evaluate import check_labels, evaluate, write_evaluation
+from boxtune.evaluation.evaluate import check_labels, evaluate, open_judged, write_evaluation
 from boxtune.grounding.codec import DecodeResult
 from boxtune.inference.detector import Prediction
 
@@ -118,6 +118,32 @@ def test_written_files_score_the_same(samples, tmp_path):
     rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [record.id for record in samples.records]
     assert rows[0] == {"id": "photo 0.jpg", "status": "repaired", "reason": "why", "text": 'text "…"\n'}
+
+
+def test_the_truth_names_the_files(samples, tmp_path):
+    """For tools that look for the pictures; an image that is no file keeps its id there."""
+    path = tmp_path / "pictures" / "a.png"
+    path.parent.mkdir()
+    samples.records[1].open_image().save(path)
+    records = [samples.records[0], replace(samples.records[1], id="17", image=path)]
+    answers = Fake(perfect(samples))
+    write_evaluation(tmp_path / "o", evaluate(answers, replace(samples, records=records), details=True))
+    truth = json.loads((tmp_path / "o" / "ground_truth.json").read_text())
+    assert [image["file_name"] for image in truth["images"]] == ["photo 0.jpg", "a.png"]
+
+
+def test_a_set_without_val_names_the_split_to_ask_for(tmp_path):
+    path = tmp_path / "train.json"
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    image = {"id": 1, "file_name": "a.png", "width": 9, "height": 9}
+    path.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
+    with pytest.raises(DataError, match=r"no split 'val'; name another with --split train .* metrics\.json") as caught:
+        open_judged(str(tmp_path))
+    assert "held out" in str(caught.value)
+    assert len(open_judged(str(tmp_path), "train")) == 1
+    path.rename(tmp_path / "test.json")
+    with pytest.raises(DataError, match=r"no split 'val'; name another with --split test\.$"):
+        open_judged(str(tmp_path))
 
 
 @pytest.mark.parametrize(("own", "asked"), [((), ("cat", "dog")), (("dog", "cat", "cow"), ("dog", "cat", "cow"))])

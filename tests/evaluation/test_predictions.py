@@ -61,7 +61,9 @@ def test_pair_scores_as_the_evaluation_did(tmp_path, names):
 
 def test_form_of_the_files(tmp_path):
     box = Detections([[1, 2, 4, 8]], ["a"])
-    write_ground_truth(tmp_path / "t.json", [("12", (20, 30), box), ("13", (5, 5), Detections.empty())], ["a"])
+    write_ground_truth(
+        tmp_path / "t.json", [("12", (20, 30), box), ("13", (5, 5), Detections.empty())], ["a"], {"13": "b.png"}
+    )
     write_predictions(tmp_path / "p.json", [("12", box.with_scores([0.25])), ("13", Detections.empty())], ["a"])
     assert json.loads((tmp_path / "p.json").read_text()) == [
         {"image_id": 12, "category_id": 1, "bbox": [1, 2, 3, 6], "score": 0.25}
@@ -69,7 +71,7 @@ def test_form_of_the_files(tmp_path):
     assert json.loads((tmp_path / "t.json").read_text()) == {
         "images": [
             {"id": 12, "file_name": "12", "height": 20, "width": 30},
-            {"id": 13, "file_name": "13", "height": 5, "width": 5},
+            {"id": 13, "file_name": "b.png", "height": 5, "width": 5},
         ],
         "annotations": [
             {"id": 1, "image_id": 12, "category_id": 1, "bbox": [1, 2, 3, 6], "area": 18, "iscrowd": 0},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,14 @@ def test_dequantized_needs_a_base_of_4_bits(adapter, tmp_path):
     with pytest.raises(ModelError, match="was not trained on a 4-bit base: leave --base out"):
         merge_adapter(adapter, tmp_path / "merged", base="dequantized")
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_folder_of_stages_names_the_one_to_merge(adapter, tmp_path):
+    home = tmp_path / "r3"
+    (home / "stage-1-vision").mkdir(parents=True)
+    shutil.copytree(adapter, home / "stage-2-language")
+    with pytest.raises(ModelError, match=rf"{home} holds the stages of a recipe: merge {home}/stage-2-language\."):
+        merge_adapter(home, tmp_path / "merged")
 
 
 def test_a_base_that_has_changed_since_is_refused(adapter, base, tmp_path):

@@ -95,9 +95,20 @@ def test_what_is_said_stays():
     assert auto.fit_pixels(auto.fit_training(config, SMALL, 10, CPU), (1, 10**8)) == config
 
 
-@pytest.mark.parametrize(("own", "fitted"), [((3136, 12_845_056), (3136, 1_003_520)), ((64, 50_176), (64, 50_176))])
-def test_pixels(own, fitted):
-    model = auto.fit_pixels(Config(), own).model
+@pytest.mark.parametrize(
+    ("own", "said", "fitted"),
+    [
+        ((3136, 12_845_056), [], (3136, 1_003_520)),
+        ((64, 50_176), [], (64, 50_176)),
+        ((65_536, 16_777_216), ["model.max_pixels=50000"], (50_000, 50_000)),
+        ((65_536, 16_777_216), ["model.max_pixels=2000000"], (65_536, 2_000_000)),
+        ((3136, 12_845_056), ["model.min_pixels=2000000"], (2_000_000, 2_000_000)),
+        ((3136, 12_845_056), ["model.min_pixels=64"], (64, 1_003_520)),
+        ((3136, 12_845_056), ["model.min_pixels=64", "model.max_pixels=100"], (64, 100)),
+    ],
+)
+def test_pixels(own, said, fitted):
+    model = auto.fit_pixels(load_config(None, said), own).model
     assert (model.min_pixels, model.max_pixels) == fitted
 
 
@@ -131,6 +142,7 @@ def test_bf16_on_a_cpu_that_is_fast_at_it(wish, capabilities, bf16, monkeypatch)
         pytest.param(2, 313_600, CPU, 2, id="short: more steps of fewer images"),
         pytest.param(2, 100_352, CPU, 6, id="short, small images"),
         pytest.param(0.1, 313_600, CPU, 2, id="never one image alone"),
+        pytest.param(1e308, 313_600, CPU, 8, id="for ever"),
         pytest.param(2, 313_600, GPU, 32, id="GPU"),
     ],
 )

@@ -128,6 +128,15 @@ def test_shape_of_the_rate(schedule, warmup, progress):
         assert before >= after - 1e-12
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("num_steps", [1, 2, 9])
+def test_a_warm_up_shorter_than_a_step_is_none(schedule, num_steps):
+    factor = rate_factor(schedule, 0.1)
+    assert factor(0.0, num_steps) == 1
+    assert factor(0.0, 10) == factor(0.0) == 1e-3
+    assert factor(0.5, 10) == factor(0.5)
+
+
 @pytest.mark.parametrize(("schedule", "end"), [("cosine", 0), ("linear", 0), ("constant", 1)])
 def test_peak_and_end_of_the_rate(schedule, end):
     factor = rate_factor(schedule, 0.1)

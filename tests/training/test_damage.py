@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from boxtune.errors import ConfigError, ModelError
-from boxtune.training.damage import check_whole, read_json
+from boxtune.training.damage import check_saved_config, check_whole, read_json
 from training.runs import short_run, weights, write_coco
 
 
@@ -37,6 +37,7 @@ def lose(path):
         (cut, "trainer_state.json", "trainer_state.json cannot be read"),
         (cut, "run.json", "run.json cannot be read"),
         (cut, "tokenizer.json", "tokenizer.json cannot be read"),
+        (cut, "config.yaml", "config.yaml cannot be read"),
         (lose, "model.safetensors", r"\*\.safetensors is missing"),
         (lose, "optimizer.pt", r"optimizer\* is missing"),
         (lose, "scheduler.pt", "scheduler.pt is missing"),
@@ -55,6 +56,28 @@ def test_damage_is_named(run, tmp_path, damage, name, said):
     (folder / "checkpoint-3" / "optimizer.pt").write_text("text")
     with pytest.raises(ConfigError, match="Remove this checkpoint and start the run again"):
         check_whole(folder / "checkpoint-3")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("at_line", [False, True])
+def test_a_cut_configuration_is_not_filled_with_defaults(run, tmp_path, share, at_line):
+    folder = shutil.copytree(run / "o", tmp_path / "o")
+    path = folder / "config.yaml"
+    check_saved_config(path)
+    text = path.read_text()
+    rest = text[: int(len(text) * share)]
+    path.write_text(rest.rpartition("\n")[0] + "\n" if at_line else rest)
+    copy = folder / "checkpoint-4" / "config.yaml"
+    with pytest.raises(ConfigError, match=rf"config\.yaml is damaged \(.*\): copy {copy} over it, or say"):
+        check_saved_config(path)
+    shutil.copy(copy, path)
+    check_saved_config(path)
+    for kept in folder.glob("checkpoint-*"):
+        cut(kept / "config.yaml")
+    check_saved_config(path)
+    path.write_text(text[:-20])
+    with pytest.raises(ConfigError, match=r"is damaged \(.*\): say the settings of the run again"):
+        check_saved_config(path)
 
 
 def test_a_run_killed_after_its_last_step_takes_no_further_one(run, tmp_path):

@@ -10,6 +10,7 @@ from boxtune.models.areas import LowRank, prepare_for_training
 from boxtune.models.families import family
 from boxtune.models.tiny import build_tiny
 from boxtune.training.callbacks.memory import MemoryCallback
+from boxtune.training.curves import Curves
 from boxtune.training.memory import Layers, StepCost, fit_memory, held_in_training, step_cost, will_be_held
 
 GPU = torch.device("cuda")
@@ -116,7 +117,7 @@ def test_the_measured_peak_is_said_once(monkeypatch):
     class OnGpu:
         device = GPU
 
-    callback = MemoryCallback(20 * GIB, said.append)
+    callback = MemoryCallback(20 * GIB, said.append, Curves())
     callback.on_train_begin(OnGpu(), None, None)
     for _ in range(10):
         callback.on_step_end(OnGpu(), None, None)

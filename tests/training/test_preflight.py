@@ -9,16 +9,45 @@ import pytest
 import torch
 from rich.console import Console
 
+from boxtune.config.load import load_config
 from boxtune.errors import ModelError
 from boxtune.models.areas import LowRank, prepare_for_training
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.load import load_model
-from boxtune.training.preflight import areas_table, check_model
+from boxtune.training.preflight import areas_table, changes, check_model
 
 LORA = {"vision": "frozen", "merger": "frozen", "language": "lora"}
 FULL = {"vision": "full", "merger": "full", "language": "full"}
 VISION = {"vision": "full", "merger": "full", "language": "frozen"}
 MIXES = (LORA, FULL, VISION, dict.fromkeys(LORA, "lora"))
+
+
+FITTED = ["model.min_pixels=64", "model.max_pixels=4096", "trainer.per_device_train_batch_size=3"]
+PACKED = ["collator.batching=packed", "collator.token_budget=900"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "fitted", "said"),
+    [
+        ([], FITTED + PACKED, []),
+        (["model.max_pixels=4096"], FITTED, []),
+        (["model.max_pixels=64"], ["model.min_pixels=64", "model.max_pixels=64"], ["model.max_pixels=64 allows"]),
+        (["model.min_pixels=64"], ["model.min_pixels=64", "model.max_pixels=64"], ["max_pixels, which is raised"]),
+        (["model.min_pixels=64", "model.max_pixels=64"], ["model.min_pixels=64", "model.max_pixels=64"], []),
+        (
+            ["trainer.per_device_train_batch_size=8"],
+            FITTED + PACKED,
+            ["batch_size=8 is not used: rows of up to 900 tokens hold as many images as fit, 3 on average"],
+        ),
+        (["trainer.per_device_train_batch_size=8", *PACKED], FITTED + PACKED, []),  # both were asked for
+        (["trainer.per_device_train_batch_size=3"], [*FITTED, "collator.batching=packed"], []),  # no budget
+        (["trainer.per_device_train_batch_size=3"], [*FITTED, "collator.batching=padded", PACKED[1]], []),
+    ],
+)
+def test_what_is_done_otherwise_is_said(asked, fitted, said):
+    lines = changes(load_config(None, asked), load_config(None, fitted))
+    assert len(lines) == len(said)
+    assert all(words in line for words, line in zip(said, lines, strict=True))
 
 
 def prepared(tiny, training, model_type="qwen3_vl"):

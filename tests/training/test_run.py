@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from boxtune.config.load import load_config
 from boxtune.errors import BoxtuneError, ConfigError, DataError, SaveError
 from boxtune.inference.detector import load_detector
-from boxtune.models.contract import Contract
+from boxtune.models.contract import Contract, pixel_limits, read_contract
 from boxtune.models.tiny import build_tiny
 from boxtune.training.callbacks.checkpoints import last_checkpoint
 from boxtune.training.clock import RunClock
@@ -237,6 +237,33 @@ def test_packed_and_padded_runs_agree(eight, batch_of_eight, tmp_path):
         torch.testing.assert_close(tensor, weights(folder)[name], rtol=1e-3, atol=2e-5)
 
 
+def test_a_single_step_trains(coco, tmp_path):
+    """Its rate is not that of a warm-up's first step, a thousandth."""
+    said = ("trainer.max_steps=1", "trainer.learning_rate=0.01", "trainer.weight_decay=0")
+    short_run(coco, tmp_path / "o", *said)
+    before = build_tiny("qwen2_vl")[0].state_dict()
+    after = load_detector(str(tmp_path / "o")).loaded.model.state_dict()
+    moved = max(float((after[name] - before[name]).abs().max()) for name in before)
+    assert moved == pytest.approx(0.01, rel=0.01)  # Adam's first step is the rate
+
+
+def test_a_budget_for_no_more_than_a_warm_up_is_told(coco, tmp_path):
+    timed = ("trainer.max_steps=null", "trainer.minutes=0.0001")
+    result, said = short_run(coco, tmp_path / "o", *timed)
+    assert result.num_steps == 1
+    assert "Steps done in 0.0001 minutes: only 1, of which the first, a warm-up, trains next to nothing. Raise" in said
+    assert "warm-up" not in short_run(coco, tmp_path / "p", *timed, "trainer.warmup_fraction=0")[1]
+
+
+def test_a_limit_below_the_models_own_takes_that_with_it(coco, tmp_path):
+    own = pixel_limits(build_tiny("qwen2_vl")[1])[0]
+    _, said = short_run(coco, tmp_path / "o", f"model.max_pixels={own - 1}", "trainer.max_steps=1")
+    assert f"model.max_pixels={own - 1} allows no more than the model's own min_pixels, which is lowered" in said
+    contract = read_contract(tmp_path / "o")
+    assert contract is not None
+    assert (contract.min_pixels, contract.max_pixels) == (own - 1, own - 1)
+
+
 def test_budget_of_time(coco, tmp_path, monkeypatch):
     """With a clock that ticks a fixed time at each look, so that a busy machine changes nothing."""
 
@@ -266,7 +293,7 @@ def test_budget_of_time(coco, tmp_path, monkeypatch):
 def test_loss_that_is_no_number_ends_the_run(coco, tmp_path):
     style = ("trainer.optim=sgd", "trainer.learning_rate=1e38", "trainer.max_grad_norm=1e30")
     before = signal.getsignal(signal.SIGINT)  # a shell that runs the tests in the background has it ignored
-    with pytest.raises(ConfigError, match=r"loss became (nan|inf) by step \d.*lower trainer.learning_rate"):
+    with pytest.raises(ConfigError, match=r"Ended at step \d: \d faults in a row.* or lower trainer.learning_rate"):
         short_run(coco, tmp_path / "o", *style)
     assert signal.getsignal(signal.SIGINT) is before
 

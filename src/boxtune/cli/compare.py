@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from boxtune.cli.options import BatchSize, Device, Format, Labels, OnError, Quantize
+from boxtune.cli.options import BatchSize, Decoder, Device, Format, Labels, OnError, Quantize
 
 
 def command(
@@ -39,12 +39,14 @@ def command(
     batch_size: BatchSize = 8,
     device: Device = "auto",
     quantize: Quantize = "none",
+    decoder: Decoder = "text",
     on_error: OnError = "refuse",
     json: Annotated[bool, typer.Option("--json", help="Print compare.json instead of a table.")] = False,
 ) -> None:
     """Which one is better, and how sure that is: every figure with an interval over images drawn anew, and a page."""
     given = {"--models": models, "--predictions": predictions, "--recipes": recipes}
     _check_options(given, annotations, data, output_dir, settings)
+    _check_decoder(decoder, models)
     if predictions is not None:
         assert annotations is not None
         _files(annotations, _names(predictions, "--predictions"), output_dir, json)
@@ -60,7 +62,7 @@ def command(
         return
     assert models is not None
     opening = {"data_format": data_format, "on_error": on_error, "max_images": max_images}
-    asking = {"batch_size": batch_size, "device": device, "quantize": quantize}
+    asking = {"batch_size": batch_size, "device": device, "quantize": quantize, "decoder": decoder}
     _models(_names(models, "--models"), data, split, opening, labels, asking, output_dir, json)
 
 
@@ -87,6 +89,15 @@ def _check_options(
         raise ConfigError(f"{chosen[0]} needs a place for results: say --output-dir.")
     if chosen[0] != "--recipes" and settings:
         raise ConfigError(f"{settings[0]} is a setting of training: it goes with --recipes only.")
+
+
+def _check_decoder(decoder: str, models: str | None) -> None:
+    from boxtune.errors import ConfigError
+
+    if decoder != "text" and models is None:
+        raise ConfigError(
+            f"--decoder {decoder} goes with --models: recipes take evaluation.decoder={decoder}, files hold boxes."
+        )
 
 
 def _names(text: str, option: str) -> list[str]:

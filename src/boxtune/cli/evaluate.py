@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from boxtune.cli.options import BatchSize, Data, Device, Format, Labels, Model, OnError, OutputDir, Quantize
+from boxtune.cli.options import (
+    BatchSize,
+    Data,
+    Decoder,
+    Device,
+    Format,
+    FreeLabels,
+    Labels,
+    Model,
+    OnError,
+    OutputDir,
+    Quantize,
+)
 
 
 def command(
@@ -20,6 +32,8 @@ def command(
     data_format: Format = None,
     labels: Labels = None,
     max_images: Annotated[int | None, typer.Option("--max-images", min=1, help="Only the first so many.")] = None,
+    decoder: Decoder = "text",
+    free_labels: FreeLabels = False,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     quantize: Quantize = "none",
@@ -49,6 +63,7 @@ def command(
         console=Console(stderr=True),
     )
     asking: dict[str, Any] = {"labels": split_labels(labels), "batch_size": batch_size, "num_candidates": candidates}
+    asking |= {"decoder": decoder, "free_labels": free_labels}
     detector = load_detector(model, device, quantize=quantize, **asking)
     tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
     if not detector.labels:

@@ -132,5 +132,6 @@ def _quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it tells of each of five retries
     for name in ("torch", "bitsandbytes", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -27,6 +27,14 @@ Overrides = Annotated[
 Quantize = Annotated[
     Literal["none", "nf4"], typer.Option("--quantize", help="nf4: the language model in 4 bits, as r1 and r4 train it.")
 ]
+Decoder = Annotated[
+    Literal["text", "head", "both"],
+    typer.Option("--decoder", help="Who names the boxes: the text, the detection head in one pass, or both, fused."),
+]
+FreeLabels = Annotated[
+    bool,
+    typer.Option("--free-labels", help="The detection head writes labels, instead of choosing among those asked for."),
+]
 Labels = Annotated[str | None, typer.Option("--labels", help="Names to look for, with commas: a,b.")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from boxtune.cli.options import BatchSize, Device, Labels, Model, OutputDir, Quantize
+from boxtune.cli.options import BatchSize, Decoder, Device, FreeLabels, Labels, Model, OutputDir, Quantize
 
 
 def command(
@@ -16,6 +16,8 @@ def command(
     output_dir: OutputDir,
     labels: Labels = None,
     min_score: Annotated[float, typer.Option("--min-score", min=0, max=1, help="Leave out boxes below.")] = 0.0,
+    decoder: Decoder = "text",
+    free_labels: FreeLabels = False,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     quantize: Quantize = "none",
@@ -30,6 +32,7 @@ def command(
     claim_output_dir(output_dir)
     paths = find_images(image)
     asking: dict[str, Any] = {"labels": split_labels(labels), "batch_size": batch_size, "num_candidates": 0}
+    asking |= {"decoder": decoder, "free_labels": free_labels}
     detector = load_detector(model, device, quantize=quantize, **asking)
     tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
     known = detector.loaded.contract.labels

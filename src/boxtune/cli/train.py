@@ -77,4 +77,7 @@ def _config_of_run(output_dir: Path | None) -> Path:
     if path is None or not path.is_file():
         where = "" if output_dir is None else f" (there is no config.yaml in {output_dir})"
         raise ConfigError(f"--resume needs the folder of the run{where}: say --output-dir.")
+    from boxtune.training.damage import check_saved_config
+
+    check_saved_config(path)
     return path

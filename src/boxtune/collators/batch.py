@@ -1,7 +1,7 @@
 """From encoded samples to one batch: padded (a row a sample) or packed (one row, no padding).
 
-A batch is two dicts. `inputs` is exactly what the model's forward takes; `targets` is what losses read: `labels`, and
-for each sample its id, sizes and boxes.
+A batch is two dicts. `inputs` is exactly what the model's forward takes; `targets` is what losses read: `labels`, the
+samples' ids, and with a detection head their objects (see `objects`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 
 from boxtune.collators.encode import EncodedSample, SampleEncoder
 from boxtune.collators.labels import LABEL_MASKS
+from boxtune.collators.objects import ObjectTargets
 from boxtune.collators.positions import text_and_mrope_positions
 from boxtune.data.sample import Sample
 from boxtune.losses.language import IGNORED, label_targets
@@ -31,12 +32,14 @@ class Collator:
         batching: padded or packed.
         pixel_dtype: of `pixel_values`. The tower rounds them to its own dtype first of all; done here, half as much
             travels.
+        objects: what a detection head is told; None where there is none.
     """
 
     encoder: SampleEncoder
     labels: Literal["assistant", "all_text"] = "assistant"
     batching: Literal["padded", "packed"] = "padded"
     pixel_dtype: torch.dtype = torch.float32
+    objects: ObjectTargets | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Encode, label and batch the samples."""
@@ -48,10 +51,10 @@ class Collator:
         else:
             inputs, label_rows = pad(encoded, labels, processor.tokenizer.pad_token_id)
         inputs["pixel_values"] = inputs["pixel_values"].to(self.pixel_dtype)
-        return {
-            "inputs": inputs,
-            "targets": {**label_targets(label_rows), "sample_ids": [s.sample_id for s in encoded]},
-        }
+        targets = {**label_targets(label_rows), "sample_ids": [s.sample_id for s in encoded]}
+        if self.objects is not None:
+            targets["detection"] = self.objects(samples, encoded, inputs)
+        return {"inputs": inputs, "targets": targets}
 
 
 def pad(

@@ -20,7 +20,7 @@ from boxtune.data.sample import Sample
 from boxtune.errors import ConfigError, DataError
 
 Span = tuple[int, int]
-_IMAGE = "<|image_pad|>"
+IMAGE_PAD = "<|image_pad|>"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class SampleEncoder:
                 f"Sample {sample_id} has {len(input_ids)} tokens, collator.max_length allows {self.max_length}: raise "
                 "it, lower model.max_pixels, or leave the sample out. Nothing is cut, it could be an image token."
             )
-        image_token = self.processor.tokenizer.convert_tokens_to_ids(_IMAGE)
+        image_token = self.processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
         return EncodedSample(
             input_ids=input_ids,
             vision_mask=input_ids == image_token,
@@ -120,18 +120,20 @@ class SampleEncoder:
     def _tokenize(self, text: str, spans: list[Span], grid: torch.Tensor) -> tuple[torch.Tensor, tuple[Span, ...]]:
         """Tokens of the text with each image placeholder repeated; character spans → token spans."""
         counts = (grid.prod(dim=1) // self.processor.image_processor.merge_size**2).tolist()
-        places = [match.start() for match in re.finditer(re.escape(_IMAGE), text)]
+        places = [match.start() for match in re.finditer(re.escape(IMAGE_PAD), text)]
         if len(places) != len(counts):
             raise ConfigError(
                 f"The conversation holds {len(places)} image places for {len(counts)} images: "
-                f"the chat template or a prompt writes {_IMAGE} itself."
+                f"the chat template or a prompt writes {IMAGE_PAD} itself."
             )
 
         def expanded(position: int) -> int:
-            return position + sum((n - 1) * len(_IMAGE) for at, n in zip(places, counts, strict=True) if at < position)
+            return position + sum(
+                (n - 1) * len(IMAGE_PAD) for at, n in zip(places, counts, strict=True) if at < position
+            )
 
         repeats = iter(counts)
-        long_text = re.sub(re.escape(_IMAGE), lambda _: _IMAGE * next(repeats), text)
+        long_text = re.sub(re.escape(IMAGE_PAD), lambda _: IMAGE_PAD * next(repeats), text)
         encoding = self.processor.tokenizer(long_text, return_offsets_mapping=True, add_special_tokens=False)
         spans = [(expanded(start), expanded(end)) for start, end in spans]
         answer_spans = tuple(_token_span(encoding["offset_mapping"], span) for span in spans)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from boxtune.config.groups import check_groups
+from boxtune.config.load import flatten, nearest_key
 from boxtune.config.recipes import stage_configs
 from boxtune.config.schema import Config
-from boxtune.errors import ConfigError, nearest
+from boxtune.errors import ConfigError
 
 # Named elsewhere in the tree, or fixed by what the trainer is: refused so that one setting has one place.
 _ELSEWHERE = {
@@ -66,6 +68,85 @@ def check_config(config: Config) -> None:
     if config.collator.batching == "packed" and model.attention == "eager":
         raise ConfigError("collator.batching=packed needs model.attention=sdpa or flash_attention_2.")
     check_watching(config)
+    check_head(config)
+    check_rates(config)
+
+
+def check_head(config: Config) -> None:
+    """Refuse settings of a detection head where there is none, and what a head cannot be trained with.
+
+    Raises:
+        ConfigError: names the key and the remedy.
+    """
+    if config.model.detection_head:
+        for name in SHARDING:
+            if config.trainer.passed_on.get(name):
+                raise ConfigError(
+                    f"trainer.{name} spreads the weights over processes, and a detection head reads the token "
+                    "embedding as a whole: leave one of the two out."
+                )
+        return
+    section = config.detection_head
+    plain = dict(flatten(type(section)().model_dump()))
+    for key, value in flatten(section.model_dump()):
+        if value != plain[key]:
+            raise ConfigError(
+                f"detection_head.{key}={value} does nothing without a head: set model.detection_head=true, or leave "
+                "it out."
+            )
+    if config.evaluation.decoder in ("head", "both"):
+        raise ConfigError(
+            f"evaluation.decoder={config.evaluation.decoder} asks a detection head, and none is trained: set "
+            "model.detection_head=true, or evaluation.decoder=text."
+        )
+
+
+def check_rates(config: Config) -> None:
+    """Refuse rates and phases that contradict each other, the length of the run, or the way it is spread out.
+
+    Raises:
+        ConfigError: names the key and the remedy.
+    """
+    trainer = config.trainer
+    given = [name for name in ("rates", "phases") if getattr(trainer, name) != type(trainer).model_fields[name].default]
+    for name in SHARDING:
+        if trainer.passed_on.get(name) and given:
+            raise ConfigError(
+                f"trainer.{given[0]} cannot be combined with trainer.{name}, which has parameters of its own: leave "
+                "one of the two out."
+            )
+    if trainer.rate_scaling != "sqrt" and trainer.rate_for_batch is None:
+        raise ConfigError(
+            f"trainer.rate_scaling={trainer.rate_scaling} does nothing without trainer.rate_for_batch: say for how "
+            "many images a step the rates are meant, or leave it out."
+        )
+    if config.recipe is not None and trainer.phases and len(stage_configs(config)) > 1:
+        raise ConfigError(
+            f"trainer.phases are parts of one run, and recipe={config.recipe} makes several: train its stages one by "
+            "one (see `boxtune recipes`)."
+        )
+    ends = [_end_of_phase(config, number) for number in range(len(trainer.phases))]
+    if ends and (sorted(set(ends)) != ends or ends[-1] != 1):
+        raise ConfigError(
+            f"trainer.phases end at {', '.join(f'{end:g}' for end in ends)} of the run: each must end after the one "
+            "before, and the last at 1."
+        )
+
+
+def _end_of_phase(config: Config, number: int) -> float:
+    phase, trainer = config.trainer.phases[number], config.trainer
+    if (phase.until is None) == (phase.until_epoch is None):
+        raise ConfigError(f"trainer.phases[{number}] must say where it ends: give until (0 to 1) or until_epoch.")
+    if phase.until_epoch is None:
+        assert phase.until is not None
+        return phase.until
+    by_epochs = trainer.minutes is None and trainer.max_steps is None
+    if not by_epochs or trainer.num_train_epochs == "auto":
+        raise ConfigError(
+            f"trainer.phases[{number}].until_epoch={phase.until_epoch:g} needs a run of so many epochs: set "
+            "trainer.num_train_epochs, without minutes and max_steps, or give until, a share of the run."
+        )
+    return phase.until_epoch / trainer.num_train_epochs
 
 
 def check_watching(config: Config) -> None:
@@ -101,9 +182,18 @@ def check_areas(config: Config) -> None:
     Raises:
         ConfigError: names both keys and the remedy.
     """
+    check_groups(config)
     areas = {area: getattr(config.adapter, area) for area in ("language", "vision", "merger")}
-    if set(areas.values()) == {"frozen"}:
-        raise ConfigError("adapter.language, .vision and .merger are all frozen: nothing would be trained.")
+    if set(areas.values()) == {"frozen"} and not config.model.detection_head:
+        raise ConfigError(
+            "adapter.language, .vision and .merger are all frozen: nothing would be trained. Open one of them, or "
+            "train a detection head beside them (model.detection_head=true)."
+        )
+    if set(areas.values()) == {"frozen"} and config.model.quantize == "nf4":
+        raise ConfigError(
+            "model.quantize=nf4 cannot be combined with areas that are all frozen: a model without an adapter is saved "
+            "whole, and not in 4 bits. Set adapter.language=lora, or model.quantize=none."
+        )
     low_rank, full = ([area for area, how in areas.items() if how == wanted] for wanted in ("lora", "full"))
     if full and config.model.quantize == "nf4":
         raise ConfigError(
@@ -131,9 +221,9 @@ def check_names(config: Config) -> None:
     from transformers import TrainingArguments  # heavy, so only where somebody uses one of its names
 
     known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
-    ours = set(type(config.trainer).model_fields)
     for name in names:
         if name in _ELSEWHERE:
             raise ConfigError(f"trainer.{name} has its own place here: use {_ELSEWHERE[name]}.")
         if name not in known:
-            raise ConfigError(f"Unknown key 'trainer.{name}'. {nearest(name, (known - set(_ELSEWHERE)) | ours)}")
+            hint = nearest_key(name, type(config.trainer).model_fields, "trainer.", known - set(_ELSEWHERE))
+            raise ConfigError(f"Unknown key 'trainer.{name}'. {hint}")

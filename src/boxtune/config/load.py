@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from boxtune.config.recipes import find_recipe
 from boxtune.config.schema import Config
 from boxtune.config.wording import in_words
-from boxtune.errors import ConfigError, nearest
+from boxtune.errors import ConfigError
 
 Tree = dict[str, Any]
 
@@ -118,21 +119,51 @@ def _check_keys(layer: Mapping[str, Any], origin: str, model: type[BaseModel] = 
         if field is None:
             if model.model_config.get("extra") == "allow":
                 continue  # checked against TrainingArguments, see boxtune.config.checks
-            raise ConfigError(f"Unknown key '{prefix}{key}' ({origin}). {_nearest_key(str(key), model, prefix)}")
+            hint = nearest_key(str(key), model.model_fields, prefix)
+            raise ConfigError(f"Unknown key '{prefix}{key}' ({origin}). {hint}")
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"'{prefix}{key}' ({origin}) is a section: write {prefix}{key}.KEY=VALUE.")
             _check_keys(value, origin, section, f"{prefix}{key}.")
+        for member in typing.get_args(section):  # a list of sections
+            if isinstance(value, list) and isinstance(member, type) and issubclass(member, BaseModel):
+                for number, entry in enumerate(value):
+                    if isinstance(entry, Mapping):
+                        _check_keys(entry, origin, member, f"{prefix}{key}[{number}].")
 
 
-def _nearest_key(key: str, model: type[BaseModel], prefix: str) -> str:
-    """The nearest name here; else a key of that name in another section."""
-    if close := difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.6):
-        return f"Did you mean '{prefix}{close[0]}'?"
-    everywhere = [name for name, _ in flatten(Config().model_dump())]
-    elsewhere = [name for name in everywhere if name.rpartition(".")[2] == key]
-    return f"Did you mean '{elsewhere[0]}'?" if elsewhere else nearest(key, model.model_fields)
+def nearest_key(key: str, here: Iterable[str], prefix: str, further: Iterable[str] = ()) -> str:
+    """A hint for an unknown key: the nearest of its section, else of another; where none is near, the section's keys.
+
+    Args:
+        key: without its section.
+        here: names of the section.
+        prefix: of the section, with the dot at its end; empty at the top.
+        further: names that the section takes too, but that are too many to be listed.
+    """
+    here = sorted(here)
+    elsewhere: dict[str, str] = {}
+    for dotted, _ in flatten(Config().model_dump()):
+        elsewhere.setdefault(dotted.rpartition(".")[2], dotted)
+    if close := _alike(key, here, 0.6) or _with_its_words(key, here):
+        return f"Did you mean '{prefix}{close}'?"
+    if close := _alike(key, elsewhere, 0.75) or _with_its_words(key, elsewhere):
+        return f"Did you mean '{elsewhere[close]}'?"
+    if close := _alike(key, further, 0.75):
+        return f"Did you mean '{prefix}{close}'?"
+    return f"Known: {', '.join(here)}. `boxtune inspect config` tells of each."
+
+
+def _alike(key: str, names: Iterable[str], cutoff: float) -> str | None:
+    close = difflib.get_close_matches(key, sorted(names), n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+def _with_its_words(key: str, names: Iterable[str]) -> str | None:
+    """`num_train_epochs` for `epochs`."""
+    words = set(key.split("_"))
+    return next((name for name in names if words <= set(name.split("_"))), None)
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from boxtune.config.groups import for_stage
 from boxtune.config.schema import Config
 from boxtune.errors import ConfigError
 
@@ -148,6 +149,7 @@ def stage_configs(config: Config) -> list[Config]:
             one = one.model_copy(update={"recipe": None, "output_dir": str(stage_folder(config, number))})
             if config.trainer.minutes is not None:
                 one = one.changed("trainer", minutes=config.trainer.minutes / len(recipe.stages))
+            one = for_stage(one)
             if number:
                 one = one.changed("model", name=str(stage_folder(config, number - 1)))
         made.append(one)

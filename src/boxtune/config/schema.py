@@ -14,12 +14,13 @@ Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
     """A part of the configuration: frozen after it is made, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -58,6 +59,10 @@ class ModelConfig(Section):
     min_pixels: Count | Auto = Field("auto", description="Smaller images are enlarged to this area (px of the input).")
     max_pixels: Count | Auto = Field("auto", description="Larger images are reduced to this area (px of the input).")
     trust_remote_code: bool = Field(False, description="Run code that a model folder brings. Off unless you say so.")
+    detection_head: bool = Field(
+        False,
+        description="Train a head beside the text that finds all boxes in one pass; its settings: detection_head.",
+    )
 
 
 class LoraConfig(Section):
@@ -123,10 +128,104 @@ class CollatorConfig(Section):
     max_length: int | None = Field(None, ge=16, description="Longest sample allowed, in tokens; a longer one is named.")
 
 
+class MatchingConfig(Section):
+    """What a pair of query and true box costs when they are matched."""
+
+    box_l1: float = Field(5.0, ge=0, description="L1 of the four numbers.")
+    box_giou: float = Field(2.0, ge=0, description="−GIoU.")
+    objectness: float = Field(2.0, ge=0, description="−p(object).")
+
+
+class HeadLossConfig(Section):
+    """Weights of the detection head's losses."""
+
+    weight: Positive = Field(0.2, description="Of all of them, against the language loss, which has 1.")
+    box_l1: float = Field(5.0, ge=0, description="L1 of matched boxes, a true box.")
+    box_giou: float = Field(2.0, ge=0, description="1 − GIoU of matched boxes, a true box.")
+    objectness: float = Field(2.0, ge=0, description="Focal loss of all queries, an image.")
+    captions: float = Field(1.0, ge=0, description="Cross-entropy of the labels of matched queries, a token.")
+    auxiliary: bool = Field(True, description="Train the decoder's earlier layers too, each by losses of its own.")
+    focal_alpha: float = Field(0.25, ge=0, le=1, description="Weight of objects; that of the others is 1 − alpha.")
+    focal_gamma: float = Field(2.0, ge=0, description="How little an easy query weighs; 0 is cross-entropy.")
+    matching: MatchingConfig = MatchingConfig()
+
+
+class HeadConfig(Section):
+    """The detection head. auto: fitted to the model, or as the head was that is trained further."""
+
+    num_queries: Count | Auto = Field("auto", description="Most objects of an image; auto: 100.")
+    queries: Literal["auto", "tokens", "learned"] = Field(
+        "auto", description="Start from an image's strongest vision tokens, or from learned places; auto: tokens."
+    )
+    positions: Literal["auto", "learned", "sine", "none"] = Field(
+        "auto", description="How the head is told where an image token lies; auto: learned, beginning as sines."
+    )
+    decoder_layers: Count | Auto = Field("auto", description="Of the decoder that finds objects; auto: 2.")
+    caption_layers: Count | Auto = Field("auto", description="Of the decoder that writes their labels; auto: 4.")
+    width: Count | Auto = Field("auto", description="Of its layers; auto: the language model's, up to 512.")
+    num_heads: Count | Auto = Field("auto", description="Attention heads a layer; auto: one for each 32 of the width.")
+    ffn_width: Count | Auto = Field("auto", description="Inner width of each layer's MLP; auto: four widths.")
+    adapter_ratio: Count | Auto = Field(
+        "auto", description="Width of the model by inner width of the adapters behind it; auto: 8."
+    )
+    max_label_tokens: Count | Auto = Field("auto", description="Longest label in tokens, its end included; auto: 32.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = Field("auto", description="In every layer; auto: 0.")
+    loss: HeadLossConfig = HeadLossConfig()
+
+
+class GroupRates(Section):
+    """Learning rates of the parameter groups; 0 freezes a group, one that is not given has `trainer.learning_rate`."""
+
+    vision: Rate | None = Field(None, description="Vision tower.")
+    merger: Rate | None = Field(None, description="From vision tower to language model.")
+    language: Rate | None = Field(None, description="Language model and its head.")
+    detection_head: Rate | None = Field(None, description="Detection head.")
+    adapter: Rate | None = Field(None, description="LoRA matrices, wherever they sit.")
+
+
+class GroupFactors(Section):
+    """What the learning rates of the parameter groups are multiplied by; 0 freezes a group for the time."""
+
+    vision: Rate = Field(1.0, description="Vision tower.")
+    merger: Rate = Field(1.0, description="From vision tower to language model.")
+    language: Rate = Field(1.0, description="Language model and its head.")
+    detection_head: Rate = Field(1.0, description="Detection head.")
+    adapter: Rate = Field(1.0, description="LoRA matrices, wherever they sit.")
+
+
+class PhaseConfig(Section):
+    """A part of the run with learning rates of its own: until a share of the run, or until an epoch is over."""
+
+    until: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Share of the run at its end.")
+    until_epoch: Positive | None = Field(None, description="Epochs at its end, in a run that is counted in epochs.")
+    factors: GroupFactors = GroupFactors()
+
+
+class StabilityConfig(Section):
+    """What happens where a loss, a gradient or a weight is not finite: the step is dropped, and the run goes on."""
+
+    snapshot_steps: Count | Auto | None = Field(
+        "auto",
+        description="Steps between two copies of what is trained, with the optimizer's state, in the machine's memory; "
+        "null: none. auto: 50, none where a copy would take a quarter of the memory.",
+    )
+    rate_factor: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="What a fault multiplies the learning rate of its group by."
+    )
+    recover_steps: Count | None = Field(
+        10, description="Good steps after which one such factor is taken back; null: never."
+    )
+    stop_after: Count = Field(5, description="Faults in a row after which the run ends, with a checkpoint.")
+    anomaly_mode: bool = Field(
+        False,
+        description="End at the first NaN of a backward pass, and name the operation; a step takes twice as long.",
+    )
+
+
 class TrainerConfig(BaseModel):
     """Settings of the run. Any other name that `transformers.TrainingArguments` knows is passed on to it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     minutes: float | None = Field(None, gt=0, description="Budget of time that the schedule ends within.")
     num_train_epochs: Positive | Auto = Field("auto", description="Rounds through the images.")
@@ -134,6 +233,17 @@ class TrainerConfig(BaseModel):
     per_device_train_batch_size: Count | Auto = Field("auto", description="Images a forward pass and device.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes a step.")
     learning_rate: Positive | Auto = Field("auto", description="Highest learning rate.")
+    rates: GroupRates = GroupRates()
+    rate_for_batch: int | None = Field(
+        None, ge=1, description="Images a step that the rates are meant for; they are scaled to those that really come."
+    )
+    rate_scaling: Literal["sqrt", "linear"] = Field(
+        "sqrt", description="How the rates grow with the images a step, given rate_for_batch; sqrt suits Adam."
+    )
+    phases: tuple[PhaseConfig, ...] = Field(
+        (),
+        description="Parts of the run, in order, each `{until: 0.25, factors: {language: 0}}`: factors of the rates.",
+    )
     weight_decay: float = Field(0.01, ge=0, description="Of AdamW.")
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises.")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the rate falls afterwards.")
@@ -145,6 +255,7 @@ class TrainerConfig(BaseModel):
         None, ge=1, description="End after so many evaluations without a gain in AP, counted once AP is above 0."
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Of the order of images and of new weights.")
+    stability: StabilityConfig = StabilityConfig()
 
     @property
     def passed_on(self) -> dict[str, Any]:
@@ -171,6 +282,9 @@ class EvaluationConfig(Section):
     batch_size: Count | Auto = Field("auto", description="Images a forward pass.")
     max_new_tokens: Count | Auto = Field("auto", description="Longest answer; fitted to the training set's longest.")
     max_images: int | None = Field(None, ge=1, description="Evaluate on the first so many images only.")
+    decoder: Literal["auto", "text", "head", "both"] = Field(
+        "auto", description="Who names the boxes; auto: the text, but the detection head where it alone is trained."
+    )
 
 
 class LoggingConfig(Section):
@@ -180,6 +294,9 @@ class LoggingConfig(Section):
     wandb: bool = Field(False, description="Needs `wandb login` or WANDB_API_KEY; no key is read from our files.")
     steps: Count | Auto = Field("auto", description="Steps between two points of a curve.")
     pictures: int = Field(4, ge=0, description="Watched images that are shown with their boxes beside the curves.")
+    first_samples: int = Field(
+        0, ge=0, description="Samples that are shown before the first step, token by token, as the model will see them."
+    )
 
 
 class Config(Section):
@@ -192,6 +309,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     grounding: GroundingConfig = GroundingConfig()
     collator: CollatorConfig = CollatorConfig()
+    detection_head: HeadConfig = HeadConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
@@ -212,6 +330,14 @@ class Config(Section):
     def must_watch(self) -> bool:
         """Whether watching is asked for, so that having nothing to watch is an error."""
         return self.evaluation.every not in ("auto", "none") or self.chooses_by_watching
+
+    @property
+    def decoder(self) -> Literal["text", "head", "both"]:
+        """Who names the boxes in evaluations, `auto` resolved; the areas are fitted."""
+        if self.evaluation.decoder != "auto":
+            return self.evaluation.decoder
+        frozen = {self.adapter.language, self.adapter.vision, self.adapter.merger} == {"frozen"}
+        return "head" if self.model.detection_head and frozen else "text"
 
     def changed(self, section: str, **values: Any) -> Config:
         """A copy with other values in one section; they are not validated again."""

@@ -156,7 +156,9 @@ def load_dataset(
         write_skipped(skipped_path, dataset.skipped)
     if not dataset.records:
         reason = (
-            f": all {len(dataset.skipped)} records are bad, the first: {dataset.skipped[0]}" if dataset.skipped else "."
+            f": all {len(dataset.skipped)} records are bad, the first: {dataset.skipped[0]}"
+            if dataset.skipped
+            else ": what should list them is empty. Write it again, or remove it."
         )
         raise DataError(
             f"Data set '{place.spec}' has no image{f' in {dataset.split}' if dataset.split else ''}{reason}"
@@ -208,9 +210,9 @@ def _read(place: Place, format_name: str, splits: list[str]) -> DetectionDataset
 
 
 def _complaint(dataset: DetectionDataset) -> str:
-    first = "; ".join(str(record) for record in dataset.skipped[:_NAMED_IN_MESSAGE])
+    first = " ".join(str(record) for record in dataset.skipped[:_NAMED_IN_MESSAGE])  # each ends in a full stop
     num_more = len(dataset.skipped) - _NAMED_IN_MESSAGE
-    more = f" … and {num_more} more." if num_more > 0 else ""
+    more = f" And {num_more} more." if num_more > 0 else ""
     count = len(dataset.skipped)
     how_read = f" {dataset.notes[0]}" if dataset.format == "hub" else ""
     return (

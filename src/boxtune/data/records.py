@@ -63,9 +63,14 @@ class Record:
     source: str
 
     @property
+    def file_name(self) -> str | None:
+        """Name of the image file without its folders; None where the image is no file."""
+        return self.image.name if isinstance(self.image, Path) else None
+
+    @property
     def caption(self) -> str:
         """The id, and the file's name where the id does not say it."""
-        name = self.image.name if isinstance(self.image, Path) else ""
+        name = self.file_name
         return self.id if not name or Path(name).stem in self.id else f"{self.id} · {name}"
 
     def open_image(self) -> Image.Image:

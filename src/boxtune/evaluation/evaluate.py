@@ -21,18 +21,19 @@ from boxtune.evaluation.metrics import Metrics, MetricsAccumulator
 from boxtune.evaluation.precision_recall import PrecisionCurves, precision_curves
 from boxtune.evaluation.predictions import category_labels, write_ground_truth, write_predictions
 from boxtune.evaluation.ranking import rank_images
-from boxtune.inference.detector import Detector, Prediction, load_detector
+from boxtune.inference.detector import Decoder, Detector, Prediction, load_detector
 from boxtune.models.quantize import Quantize
 
 
 @dataclass(frozen=True)
 class EvaluatedImage:
-    """One image's truth and what was found; without its pixels."""
+    """One image's truth and what was found; without its pixels, but with the name of its file where it has one."""
 
     sample_id: str
     image_hw: tuple[int, int]
     truth: Detections
     prediction: Prediction
+    file_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,11 @@ def evaluate(
     """
     labels = tuple(detector.labels or getattr(samples, "labels", ()))
     check_labels(labels, samples, console)
+    records = getattr(samples, "records", ())
     seen: list[EvaluatedImage] = []
-    mended = ", calibrated" if getattr(detector, "calibrator", None) is not None else ""
-    accumulator = MetricsAccumulator(labels=labels, score_source=f"token probabilities{mended}")
+    accumulator = MetricsAccumulator(
+        labels=labels, score_source=getattr(detector, "score_source", "token probabilities")
+    )
     pending: list[Sample] = []
 
     def images() -> Any:
@@ -105,7 +108,8 @@ def evaluate(
             candidates=prediction.candidates,
         )
         if details:
-            seen.append(EvaluatedImage(sample.id, sample.image_hw, sample.detections, prediction))
+            name = records[len(seen)].file_name if records else None
+            seen.append(EvaluatedImage(sample.id, sample.image_hw, sample.detections, prediction, name))
     metrics = accumulator.compute()
     if metrics.num_images != len(samples):
         raise DataError(f"{metrics.num_images} answers for {len(samples)} images: see that the batch size is above 0.")
@@ -120,6 +124,7 @@ def evaluate_model(
     batch_size: int = 8,
     device: str = "auto",
     quantize: Quantize = "none",
+    decoder: Decoder = "text",
     console: Console | None = None,
 ) -> Evaluation:
     """Load a model by its name and judge it on a data set.
@@ -130,12 +135,13 @@ def evaluate_model(
         labels: names to look for; by default those the model was saved with, else those of the data set.
         batch_size: images a forward pass.
         device, quantize: as `load_detector` takes them.
+        decoder: text, head or both.
         console: shows progress there.
 
     Raises:
         BoxtuneError: see `load_detector` and `evaluate`.
     """
-    detector = load_detector(model, device, labels=labels, batch_size=batch_size, quantize=quantize)
+    detector = load_detector(model, device, labels=labels, batch_size=batch_size, quantize=quantize, decoder=decoder)
     if not detector.labels:
         detector.labels = samples.labels
     evaluation: Evaluation = evaluate(detector, samples, console=console, details=True)
@@ -164,7 +170,8 @@ def open_judged(
     Raises:
         DataError: no such split; see `load_dataset`.
     """
-    undivided = available_splits(data, data_format) == [UNSPLIT]
+    splits = available_splits(data, data_format)
+    undivided = splits == [UNSPLIT]
     if undivided and split not in (None, UNSPLIT):
         raise DataError(f"{data} has no splits, so none called '{split}': leave --split out to evaluate on all images.")
     if undivided and console is not None:
@@ -172,6 +179,12 @@ def open_judged(
             f"{data} has no splits: every image is judged, also those that a training on it has seen.",
             highlight=False,
             soft_wrap=True,
+        )
+    if split is None and not undivided and "val" not in splits:
+        where = "in a training on it, part of train is held out instead: its figures are in that run's metrics.json"
+        raise DataError(
+            f"Data set '{data}' has no split 'val'; name another with --split {splits[0]}"
+            + (f" (but {where})." if splits[0] == "train" else ".")
         )
     samples = load_dataset(data, None if undivided else split or "val", data_format, on_error, skipped_path)
     return samples if max_images is None else samples.subset(range(min(max_images, len(samples))))
@@ -218,7 +231,8 @@ def write_evaluation(output_dir: Path, evaluation: Evaluation) -> None:
         evaluation.curves.write(output_dir)
         rows = [(image.sample_id, image.image_hw, image.truth) for image in evaluation.images]
         labels = category_labels(evaluation.labels, [image.truth for image in evaluation.images])
-        write_ground_truth(output_dir / "ground_truth.json", rows, labels)
+        file_names = {image.sample_id: image.file_name for image in evaluation.images if image.file_name is not None}
+        write_ground_truth(output_dir / "ground_truth.json", rows, labels, file_names)
         found = [(one.sample_id, one.predicted, one.candidates) for one in evaluation.judged]
         write_predictions(output_dir / "predictions.json", found, labels)
         with (output_dir / "answers.jsonl").open("w", encoding="utf-8") as lines:

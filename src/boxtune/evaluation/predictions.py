@@ -8,7 +8,7 @@ lists, so that neither needs a table beside it: an image is its own id where all
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,17 @@ def category_labels(labels: Iterable[str], truths: Iterable[Detections]) -> tupl
     return (*listed, *sorted(others))
 
 
-def coco_ground_truth(rows: Sequence[Truth], labels: Sequence[str] = ()) -> dict[str, Any]:
+def coco_ground_truth(
+    rows: Sequence[Truth], labels: Sequence[str] = (), file_names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """A COCO data set: `images`, `annotations` (`area` of the box, no crowds), `categories`.
 
     Args:
         rows: every sample, also those without boxes.
         labels: categories in order; labels that only true boxes have follow.
+        file_names: sample id → name of the image file; a sample that is not in it has its id there.
     """
+    file_names = file_names or {}
     ids = image_ids([sample_id for sample_id, _, _ in rows])
     categories = category_labels(labels, (truth for _, _, truth in rows))
     numbers = {label: number for number, label in enumerate(categories, start=1)}
@@ -67,7 +71,12 @@ def coco_ground_truth(rows: Sequence[Truth], labels: Sequence[str] = ()) -> dict
         annotation["id"] = number
     return {
         "images": [
-            {"id": ids[sample_id], "file_name": sample_id, "height": height, "width": width}
+            {
+                "id": ids[sample_id],
+                "file_name": file_names.get(sample_id, sample_id),
+                "height": height,
+                "width": width,
+            }
             for sample_id, (height, width), _ in rows
         ],
         "annotations": annotations,
@@ -101,18 +110,19 @@ def coco_results(rows: Sequence[Found], labels: Sequence[str]) -> list[dict[str,
     ]
 
 
-def write_ground_truth(path: Path, rows: Sequence[Truth], labels: Sequence[str] = ()) -> None:
+def write_ground_truth(
+    path: Path, rows: Sequence[Truth], labels: Sequence[str] = (), file_names: Mapping[str, str] | None = None
+) -> None:
     """Write the true boxes of a data set as COCO annotations, for `boxtune score --annotations`.
 
     Args:
         path: file to write.
-        rows: as for `coco_ground_truth`.
-        labels: as for `coco_ground_truth`.
+        rows, labels, file_names: as for `coco_ground_truth`.
 
     Raises:
         SaveError: the file cannot be written.
     """
-    _write(path, coco_ground_truth(rows, labels))
+    _write(path, coco_ground_truth(rows, labels, file_names))
 
 
 def write_predictions(path: Path, rows: Sequence[Found], labels: Sequence[str]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,13 +18,17 @@ from boxtune.collators.batch import pad
 from boxtune.collators.encode import EncodedSample, SampleEncoder
 from boxtune.data.conversation import ConversationStyle
 from boxtune.detections import Detections
-from boxtune.errors import ConfigError
+from boxtune.errors import ConfigError, nearest
 from boxtune.grounding.codec import DecodeResult
 from boxtune.inference.calibrator import Calibrator, read_calibrator
 from boxtune.inference.candidates import NUM_CANDIDATES
 from boxtune.inference.decoding import Answer, generate
+from boxtune.inference.fusion import fuse
+from boxtune.inference.head_decoding import CONFIDENT, find_objects, split_confident
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.models.quantize import Quantize
+
+Decoder = Literal["text", "head", "both"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Prediction:
         result: status, boxes with scores in pixels of the image, reason.
         text: the model's raw answer.
         truncated: whether the token limit ended the answer.
-        candidates: boxes that the answer left out, with scores; see `candidates`.
+        candidates: boxes that the answer left out, with scores; see `candidates`. Of a detection head, those that it
+            is not sure of.
     """
 
     result: DecodeResult
@@ -53,6 +59,12 @@ class Detector:
         max_new_tokens: longest answer; the contract's by default.
         calibrator: makes scores mean what they say; None leaves them as they are.
         num_candidates: boxes that `predict` asks for after the end of each answer, for AP; 0 saves their time.
+        decoder: who names the boxes: the `text` that the model writes, its detection `head` in one forward pass, or
+            `both`, fused (see `fusion`).
+        free_labels: let the head write labels, instead of choosing among those that are asked for.
+
+    Raises:
+        ConfigError: the head is asked for and there is none, or `free_labels` without it.
     """
 
     def __init__(
@@ -64,9 +76,12 @@ class Detector:
         max_new_tokens: int | None = None,
         calibrator: Calibrator | None = None,
         num_candidates: int = NUM_CANDIDATES,
+        decoder: Decoder = "text",
+        free_labels: bool = False,
     ) -> None:
         contract = loaded.contract
-        self.loaded = loaded
+        _check_decoder(decoder, loaded, free_labels)
+        self.loaded, self.decoder, self.free_labels = loaded, decoder, free_labels
         self.calibrator = calibrator
         self.labels = tuple(labels) if labels is not None else contract.labels
         self.batch_size = batch_size
@@ -101,18 +116,38 @@ class Detector:
         while batch := list(islice(stream, self.batch_size)):
             yield from self._predict_batch(batch, asked, num_candidates)
 
+    @property
+    def score_source(self) -> str:
+        """Where scores come from, in words."""
+        text = "token probabilities" + (", calibrated" if self.calibrator is not None else "")
+        head = "objectness and label of the detection head"
+        return {"text": text, "head": head, "both": f"{text}, fused with {head}"}[self.decoder]
+
     def _predict_batch(
         self, images: Sequence[Image.Image], labels: tuple[str, ...], num_candidates: int
     ) -> list[Prediction]:
         encoded = [self.encoder.question(image.convert("RGB"), labels) for image in images]
         tokenizer = self.loaded.processor.tokenizer
         inputs, _ = pad(encoded, [e.input_ids for e in encoded], tokenizer.pad_token_id, side="left")
-        model = self.loaded.model
+        with _evaluation_mode(self.loaded.model, self.loaded.head):
+            if self.decoder == "text":
+                return self._written(inputs, encoded, labels, num_candidates)
+            found = find_objects(self.loaded, encoded, inputs, None if self.free_labels else labels)
+            if self.decoder == "head":
+                return [_seen(*split_confident(boxes)) for boxes in found]
+            written = self._written(inputs, encoded, labels, num_candidates)
+        return [_together(text, boxes) for text, boxes in zip(written, found, strict=True)]
+
+    def _written(
+        self,
+        inputs: dict[str, torch.Tensor],
+        encoded: Sequence[EncodedSample],
+        labels: tuple[str, ...],
+        num_candidates: int,
+    ) -> list[Prediction]:
+        model, tokenizer = self.loaded.model, self.loaded.processor.tokenizer
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        form = self.style.codec.form
-        answers = _in_evaluation_mode(
-            model, lambda: generate(model, inputs, tokenizer, self.max_new_tokens, form, num_candidates)
-        )
+        answers = generate(model, inputs, tokenizer, self.max_new_tokens, self.style.codec.form, num_candidates)
         return [self._decode(answer, sample, labels) for answer, sample in zip(answers, encoded, strict=True)]
 
     def _decode(self, answer: Answer, sample: EncodedSample, labels: tuple[str, ...]) -> Prediction:
@@ -132,13 +167,44 @@ class Detector:
         return result.detections.clipped(sample.image_hw).with_scores(scores)
 
 
-def _in_evaluation_mode(model: Any, act: Callable[[], Any]) -> Any:
-    """Run with dropout off and under bf16 where the device likes it; the mode of every part is put back."""
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()
+def _check_decoder(decoder: Decoder, loaded: LoadedModel, free_labels: bool) -> None:
+    if decoder not in get_args(Decoder):
+        raise ConfigError(f"Unknown decoder '{decoder}'. {nearest(str(decoder), get_args(Decoder))}")
+    if decoder != "text" and loaded.head is None:
+        raise ConfigError(
+            f"decoder={decoder} needs a detection head, and this model ({loaded.base}) has none: train one by "
+            "model.detection_head=true, or use the text decoder."
+        )
+    if free_labels and decoder == "text":
+        raise ConfigError("Free labels are written by the detection head: set the decoder to head or both.")
+
+
+def _seen(found: Detections, candidates: Detections, text: Prediction | None = None) -> Prediction:
+    """A prediction with these boxes; what was written, if anything was."""
+    if text is None:
+        return Prediction(DecodeResult("ok", found), "", False, candidates)
+    return replace(text, result=replace(text.result, detections=found, spans=()), candidates=candidates)
+
+
+def _together(text: Prediction, found: Detections) -> Prediction:
+    """Text and head fused: the answer is what the text answered and what the scores are sure of."""
+    answered = len(text.result.detections)
+    fused = fuse(text.result.detections.joined(text.candidates), found)
+    assert fused.scores is not None
+    is_answer = (np.arange(len(fused)) < answered) | (fused.scores >= CONFIDENT)
+    return _seen(fused.select(is_answer), fused.select(~is_answer), text)
+
+
+@contextmanager
+def _evaluation_mode(*parts: Any) -> Iterator[None]:
+    """Dropout off, and bf16 where the device likes it; the mode of every part is put back."""
+    modules = [module for part in parts if part is not None for module in part.modules()]
+    in_training = [module for module in modules if module.training]
+    for module in modules:
+        module.training = False
     try:
-        with autocast_for(model.device):
-            return act()
+        with autocast_for(parts[0].device):
+            yield
     finally:
         for module in in_training:
             module.training = True

@@ -49,6 +49,7 @@ def predict_images(
 
     predictions.json is a list of COCO results whose `image_id` is the file's path as given and which carry the label
     in words (`category`), since there is no data set that numbers them: `bbox` is [x, y, width, height] in pixels.
+    Boxes that a detection head has named, alone or with the text, say so (`decoder`).
     """
     pending: list[Image.Image] = []
 
@@ -79,7 +80,7 @@ def predict_images(
             boxes = boxes.select(boxes.scores >= min_score)
             draw_detections(pending.pop(0), boxes).save(output_dir / name, quality=92)
             num_unread += prediction.result.status == "malformed"
-            rows += _result_rows(path, boxes)
+            rows += _result_rows(path, boxes, getattr(detector, "decoder", "text"))
         (output_dir / "predictions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise SaveError(f"{output_dir} cannot be written: {error.strerror or error}.") from None
@@ -104,7 +105,7 @@ def drawn_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _result_rows(path: Path, boxes: Detections) -> list[dict[str, object]]:
+def _result_rows(path: Path, boxes: Detections, decoder: str) -> list[dict[str, object]]:
     scores = boxes.scores if boxes.scores is not None else [1.0] * len(boxes)
     return [
         {
@@ -112,6 +113,7 @@ def _result_rows(path: Path, boxes: Detections) -> list[dict[str, object]]:
             "category": label,
             "bbox": [round(float(value), 2) for value in xywh],
             "score": round(float(score), 4),
+            **({} if decoder == "text" else {"decoder": decoder}),
         }
         for label, xywh, score in zip(boxes.labels, xyxy_to_xywh(boxes.xyxy), scores, strict=True)
     ]

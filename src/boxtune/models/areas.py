@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 
 from boxtune.errors import ModelError
+from boxtune.models.detection_head.attached import attach
+from boxtune.models.detection_head.head import DetectionHead
 from boxtune.models.families import Family
 from boxtune.models.quantize import dtype_name, is_4bit, num_bytes, num_elements
 
@@ -65,7 +67,13 @@ class AreaSummary:
         return "full" if self.num_trainable == self.num_parameters else "mixed"
 
 
-def prepare_for_training(model: Any, family: Family, training: Mapping[str, Training], low_rank: LowRank) -> Any:
+def prepare_for_training(
+    model: Any,
+    family: Family,
+    training: Mapping[str, Training],
+    low_rank: LowRank,
+    head: DetectionHead | None = None,
+) -> Any:
     """Freeze, open and wrap the areas of a model; returns the model, or a PeftModel around it.
 
     Trained weights become fp32: an update of a bf16 weight is often smaller than its rounding.
@@ -75,6 +83,7 @@ def prepare_for_training(model: Any, family: Family, training: Mapping[str, Trai
         family: its row.
         training: area → what happens to it, for the areas `vision`, `merger` and `language` (with `lm_head`).
         low_rank: shape of the adapters where an area says `lora`.
+        head: becomes a part of what is returned, and is trained in full; None: there is none.
 
     Raises:
         ModelError: a rule that matches nothing; 4-bit weights that should be trained in full.
@@ -88,6 +97,8 @@ def prepare_for_training(model: Any, family: Family, training: Mapping[str, Trai
     for area, how in training.items():
         if how == "full":
             _open(model, family, area)
+    if head is not None:
+        attach(model, head.requires_grad_(True))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError("Nothing would be trained: every area is frozen.")
     return model

@@ -13,24 +13,26 @@ import torch
 from torch import nn
 
 
-def blocks_of(model: Any) -> list[nn.Module]:
-    """The layers of the language model and the blocks of the vision tower.
+def blocks_of(model: Any, *, language: bool = True) -> list[nn.Module]:
+    """The layers of the language model, unless left out, and the blocks of the vision tower.
 
     Args:
         model: of transformers, or a PeftModel around it.
+        language: whether the layers of the language model are wanted.
     """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return [*bare.model.language_model.layers, *bare.model.visual.blocks]
+    return [*(bare.model.language_model.layers if language else ()), *bare.model.visual.blocks]
 
 
-def compile_blocks(model: Any, backend: str = "inductor") -> None:
+def compile_blocks(model: Any, backend: str = "inductor", *, language: bool = True) -> None:
     """Have every block compiled at its first call.
 
     Args:
         model: of transformers, or a PeftModel around it.
         backend: of `torch.compile`.
+        language: the layers of the language model too, not only the blocks of the vision tower.
     """
-    for block in blocks_of(model):
+    for block in blocks_of(model, language=language):
         block.compile(dynamic=True, backend=backend)
 
 

@@ -23,6 +23,7 @@ _AREAS = {
     "vision": r"model\.visual\.(?!merger\.|deepstack_merger_list\.)",
     "language": r"model\.language_model\.",
     "lm_head": r"lm_head\.",
+    "detection_head": r"detection_head\.",  # ours, beside the model where one is trained
 }
 _LANGUAGE_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 

@@ -17,6 +17,8 @@ from boxtune.models.contract import (
     default_contract,
     read_contract,
 )
+from boxtune.models.detection_head.head import DetectionHead
+from boxtune.models.detection_head.saving import has_head, load_head
 from boxtune.models.families import Family, family
 from boxtune.models.places import (
     EMBEDDED,
@@ -43,6 +45,8 @@ class LoadedModel:
         contract: saved with the model, or the family's defaults.
         trained_here: whether the contract was saved with the model.
         base: name of the model that the weights come from (of an adapter: its base).
+        head: the detection head that was saved beside the weights, in fp32 and not a part of `model`; None: there is
+            none.
     """
 
     model: Any
@@ -50,6 +54,7 @@ class LoadedModel:
     contract: Contract
     trained_here: bool
     base: str
+    head: DetectionHead | None = None
 
     @property
     def family(self) -> Family:
@@ -106,9 +111,9 @@ def load_model(
         if contract.model_type != model_type:
             raise ModelError(f"{folder} was trained on a {contract.model_type}, but its weights are a {model_type}.")
         check_pixel_limits(contract, processor, folder)
-    return LoadedModel(
-        model, processor, contract or default_contract(model_type, processor), contract is not None, base
-    )
+    head = load_head(folder, model.config.get_text_config(), device=device) if has_head(folder) else None
+    contract, trained_here = contract or default_contract(model_type, processor), contract is not None
+    return LoadedModel(model, processor, contract, trained_here, base, head)
 
 
 def _refuse_unfinished(folder: Path) -> None:

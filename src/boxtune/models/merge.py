@@ -16,6 +16,7 @@ import torch
 
 from boxtune.errors import ModelError
 from boxtune.models.contract import FILE_NAME, Contract
+from boxtune.models.detection_head.saving import save_head
 from boxtune.models.fingerprint import weights_fingerprint
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.models.quantize import require_bitsandbytes, round_as_packed
@@ -34,7 +35,7 @@ def merge_adapter(adapter: Path, output_dir: Path, *, base: Base = "auto", dtype
     """Write the merged model to `output_dir`; returns the largest relative difference of logits to the adapter's.
 
     The sum is made in fp32 and its logits are compared; then it is rounded to `dtype`, written, read back, and compared
-    again, weights and logits.
+    again, weights and logits. A detection head is carried over as it is.
 
     Args:
         adapter: folder of a LoRA run.
@@ -49,6 +50,8 @@ def merge_adapter(adapter: Path, output_dir: Path, *, base: Base = "auto", dtype
     if not (adapter / "adapter_config.json").is_file():
         if checkpoints := sorted(adapter.glob("checkpoint-*/adapter_config.json"), key=lambda p: p.stat().st_mtime):
             raise ModelError(f"{adapter} is an unfinished run: finish it, or merge {checkpoints[-1].parent}.")
+        if stages := sorted(adapter.glob("stage-*/adapter_config.json")):
+            raise ModelError(f"{adapter} holds the stages of a recipe: merge {stages[-1].parent}.")
         what = "a full model needs no merging" if (adapter / "config.json").is_file() else "name a run trained by LoRA"
         raise ModelError(f"{adapter} holds no adapter (adapter_config.json): {what}.")
     if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
@@ -59,9 +62,13 @@ def merge_adapter(adapter: Path, output_dir: Path, *, base: Base = "auto", dtype
     merged = loaded.model.merge_and_unload(safe_merge=True)
     _check(_difference(_logits(merged, inputs), before), TOLERANCE[torch.float32], "nothing was written")
     _write(merged.to(dtype), loaded, output_dir)
-    written = load_model(str(output_dir), dtype=dtype).model
+    read = load_model(str(output_dir), dtype=dtype)
+    written = read.model
     try:
         _check_written(written, merged, output_dir)
+        if loaded.head is not None:
+            assert read.head is not None
+            _check_written(read.head, loaded.head, output_dir)
         difference = _difference(_logits(written.float(), inputs), before)
         _check(difference, TOLERANCE[dtype], f"do not use {output_dir}")
     except ModelError:
@@ -108,6 +115,8 @@ def _write(merged: Any, loaded: LoadedModel, output_dir: Path) -> None:
     loaded.processor.save_pretrained(output_dir)
     # transformers before 5, and what is built on it, looks for this file; later ones take processor_config.json
     loaded.processor.image_processor.save_pretrained(output_dir)
+    if loaded.head is not None:
+        save_head(loaded.head, output_dir)
     replace(loaded.contract, quantized_base=None, base_weights=None).save(output_dir)
 
 

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from boxtune.config.schema import Config
+from boxtune.errors import ConfigError
 from boxtune.inference.detector import pick_device
 from boxtune.training import auto
+
+
+def check_device(device: torch.device) -> None:
+    """Refuse a GPU that a training would not run on.
+
+    `TrainingArguments._setup_devices` of transformers 5.23 takes `cuda:0` in a run of one process, and the GPU of
+    `LOCAL_RANK` in one of several, whatever device the model is on.
+
+    Raises:
+        ConfigError: names the remedy.
+    """
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type != "cuda" or device.index in (None, own):
+        return
+    if "LOCAL_RANK" in os.environ:
+        remedy = "set model.device=cuda, and each process takes its own"
+    else:
+        names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        name = names[device.index].strip() if device.index < len(names) else device.index
+        remedy = f"set CUDA_VISIBLE_DEVICES={name} and model.device=cuda"
+    raise ConfigError(f"model.device={device}: a training here runs on cuda:{own}; {remedy}.")
 
 
 def training_arguments(config: Config) -> TrainingArguments:
@@ -41,6 +65,8 @@ def training_arguments(config: Config) -> TrainingArguments:
         dataloader_num_workers=int(config.data.num_workers),
         remove_unused_columns=False,
         disable_tqdm=True,
+        # looked for in the model's forward, which a head is no part of; without one transformers decides
+        ddp_find_unused_parameters=False if config.model.detection_head else None,
         **_of_loading(device.type == "cuda") | settings.passed_on,
     )
     if made.n_gpu > 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +24,24 @@ from boxtune.training.callbacks.agreement import AgreementCallback
 from boxtune.training.callbacks.audit import AuditCallback
 from boxtune.training.callbacks.best import BestCallback
 from boxtune.training.callbacks.checkpoints import CheckpointCallback
-from boxtune.training.callbacks.divergence import DivergenceCallback
 from boxtune.training.callbacks.grad_norm import GradNormCallback
 from boxtune.training.callbacks.interrupt import InterruptCallback
 from boxtune.training.callbacks.memory import MemoryCallback
+from boxtune.training.callbacks.phases import PhaseCallback
 from boxtune.training.callbacks.pictures import PicturesCallback
 from boxtune.training.callbacks.progress import ProgressCallback
+from boxtune.training.callbacks.rates import RatesCallback
+from boxtune.training.callbacks.stability import StabilityCallback
+from boxtune.training.callbacks.terms import TermsCallback
 from boxtune.training.callbacks.watch import WatchCallback
-from boxtune.training.clock import RunClock, rate_factor
+from boxtune.training.clock import RunClock
+from boxtune.training.control import controls
 from boxtune.training.curves import Curves
+from boxtune.training.head import objective
 from boxtune.training.memory import held_in_training, step_cost
 from boxtune.training.sets import RunData, augmented
 from boxtune.training.speed import Speed
+from boxtune.training.stability import Stability
 from boxtune.training.trainer import DetectionTrainer
 from boxtune.training.watch import Watch
 
@@ -45,11 +53,13 @@ class Assembled:
     Attributes:
         trainer: ready to train.
         interrupt: whether a signal ended the run.
+        stability: whether faults ended it.
         best: the best weights so far; None where nothing is chosen by the watched images.
     """
 
     trainer: DetectionTrainer
     interrupt: InterruptCallback
+    stability: Stability
     best: BestCallback | None
 
 
@@ -84,6 +94,9 @@ def assemble(
     images_per_row = arguments.train_batch_size if packing is None else packing.samples_per_row
     images_per_step = images_per_row * arguments.gradient_accumulation_steps * arguments.world_size
     interrupt, best = InterruptCallback(), _best(config, data, console)
+    say = _sayer(console)
+    rates, stability = controls(config, model, loaded.family, clock, _real_images(data.train, packing, arguments), say)
+    audit = AuditCallback(rates.phases.is_resting)
     checkpoints = CheckpointCallback(
         clock,
         contract,
@@ -100,34 +113,51 @@ def assemble(
         data_collator=collator,
         processing_class=loaded.processor,
         clock=clock,
-        rate_factor=rate_factor(settings.schedule, settings.warmup_fraction),
+        rates=rates,
+        stability=stability,
         speed=speed,
         packing=packing,
+        objective=objective(config, loaded.head),
         callbacks=[
             interrupt,
             checkpoints,
-            AuditCallback(),
-            DivergenceCallback(),
+            audit,
             ProgressCallback(clock, console, images_per_step),
         ],
     )
-    trainer.say = lambda line: console.print(line, soft_wrap=True, highlight=False)
+    trainer.say = say
+    trainer.add_callback(PhaseCallback(rates.phases, clock, say, audit.look_again))
+    curves = Curves(trainer.callback_handler.callbacks, wandb=config.logging.wandb)
     if arguments.device.type == "cuda":
         trainer.add_callback(
-            MemoryCallback(_estimated_bytes(config, model, collator, data.train, packing), trainer.say)
+            MemoryCallback(_estimated_bytes(config, model, collator, data.train, packing), say, curves)
         )
-    curves = Curves(trainer.callback_handler.callbacks, wandb=config.logging.wandb)
     trainer.add_callback(GradNormCallback(loaded.family, curves))
+    trainer.add_callback(RatesCallback(rates, curves))
+    trainer.add_callback(TermsCallback(curves))
     if data.watched is not None:
         batch_size = int(config.evaluation.batch_size)
-        trainer.watch = watch = Watch(dataclasses.replace(loaded, contract=contract), data.watched, batch_size, console)
+        asked = dataclasses.replace(loaded, contract=contract)
+        trainer.watch = watch = Watch(asked, data.watched, batch_size, console, config.decoder)
         every, decisive = config.evaluation.every, best is not None
         trainer.add_callback(WatchCallback(watch, clock, interrupt, every, decisive=decisive))
         trainer.add_callback(PicturesCallback(watch, curves, config.logging.pictures))
     if best is not None:
         trainer.add_callback(best)
     trainer.add_callback(AgreementCallback(interrupt))
-    return Assembled(trainer, interrupt, best)
+    trainer.add_callback(StabilityCallback(stability, curves, interrupt))
+    return Assembled(trainer, interrupt, stability, best)
+
+
+def _sayer(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, soft_wrap=True, highlight=False)
+
+
+def _real_images(samples: DetectionDataset, packing: PackedSampler | None, arguments: TrainingArguments) -> float:
+    """Images a step on average, over all batches and processes, the short ones at the end of an epoch included."""
+    per_batch = arguments.train_batch_size * arguments.world_size
+    num_batches = math.ceil(len(samples) / per_batch) if packing is None else len(packing)
+    return len(samples) / math.ceil(num_batches / arguments.gradient_accumulation_steps)
 
 
 def packed_sampler(

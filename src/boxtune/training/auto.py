@@ -17,13 +17,19 @@ DEFAULT_MAX_PIXELS = 1_003_520  # 1280 image tokens at 28 px: checkpoints allow 
 
 
 def fit_pixels(config: Config, own_limits: tuple[int, int]) -> Config:
-    """Limits of the input image: the processor's own, but no more than `DEFAULT_MAX_PIXELS` unless asked for."""
-    smallest, largest = own_limits
-    return config.changed(
-        "model",
-        min_pixels=smallest if config.model.min_pixels == "auto" else config.model.min_pixels,
-        max_pixels=min(largest, DEFAULT_MAX_PIXELS) if config.model.max_pixels == "auto" else config.model.max_pixels,
-    )
+    """Limits of the input image: the processor's own, but no more than `DEFAULT_MAX_PIXELS` unless asked for.
+
+    One that is asked for takes the other with it where they would cross.
+    """
+    asked = config.model
+    smallest, largest = own_limits[0], min(own_limits[1], DEFAULT_MAX_PIXELS)
+    if asked.max_pixels != "auto":
+        largest = asked.max_pixels
+        smallest = min(smallest, largest)
+    if asked.min_pixels != "auto":
+        smallest = asked.min_pixels
+        largest = max(smallest, largest) if asked.max_pixels == "auto" else largest
+    return config.changed("model", min_pixels=smallest, max_pixels=largest)
 
 
 def fit_quantize(config: Config) -> Config:
@@ -85,7 +91,9 @@ def fit_training(
             batch_size = min(batch_size, _batch_within(config, trainer.minutes * 60, num_parameters, device))
         batch_size = min(num_images, batch_size)
     rate = trainer.learning_rate
-    if rate == "auto":
+    if rate == "auto" and {config.adapter.language, config.adapter.vision, config.adapter.merger} == {"frozen"}:
+        rate = 1e-3  # a detection head alone
+    elif rate == "auto":
         rate = _rate_of_small(config) if small else _rate_of_large(config)
     epochs = trainer.num_train_epochs
     if epochs == "auto":
@@ -108,7 +116,8 @@ def fit_training(
         augment = "light" if num_images < SMALL_DATASET else "none"
     config = config.changed("data", num_workers=workers, augment=augment)
     eval_batch = config.evaluation.batch_size
-    return config.changed("evaluation", batch_size=max(8, batch_size) if eval_batch == "auto" else eval_batch)
+    eval_batch = max(8, batch_size) if eval_batch == "auto" else eval_batch
+    return config.changed("evaluation", batch_size=eval_batch, decoder=config.decoder)
 
 
 def _rate_of_small(config: Config) -> float:
@@ -134,7 +143,7 @@ def _batch_within(config: Config, seconds: float, num_parameters: int, device: t
     operations = 6.0 * num_parameters * config.model.max_pixels / 14**2
     speed = (os.cpu_count() or 1) * _FLOPS_OF_CORE[use_bf16(config, device)]
     affordable = seconds * speed / operations / _STEPS_WANTED
-    return max(2, min(8, int(affordable)))
+    return int(max(2, min(8, affordable)))
 
 
 def frozen_dtype(config: Config, device: torch.device) -> torch.dtype:

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+
+from boxtune.training import processes
 
 
 class RunClock(TrainerCallback, ExportableState):
@@ -26,6 +29,7 @@ class RunClock(TrainerCallback, ExportableState):
         self.started: float | None = None
         self.step_seconds = 0.0
         self._step_started = 0.0
+        self._agreed_seconds: float | None = None  # of several processes
 
     @property
     def seconds(self) -> float:
@@ -50,7 +54,8 @@ class RunClock(TrainerCallback, ExportableState):
     def progress(self, step: int, num_steps: int) -> float:
         """Share of the run that is done."""
         if self.budget_seconds is not None:
-            return min(1.0, self.seconds / self.budget_seconds)
+            used = self.seconds if self._agreed_seconds is None else self._agreed_seconds
+            return min(1.0, used / self.budget_seconds)
         return min(1.0, step / max(1, num_steps))
 
     def seconds_left(self, step: int, num_steps: int) -> float | None:
@@ -78,7 +83,9 @@ class RunClock(TrainerCallback, ExportableState):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the step's time."""
+        """Start the step's time; what it is by the first process's watch gives all of them the same rates and phase."""
+        if self.budget_seconds is not None and processes.count() > 1:
+            self._agreed_seconds = broadcast_object_list([self.seconds])[0]
         self._step_started = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -90,13 +97,22 @@ class RunClock(TrainerCallback, ExportableState):
             control.should_save = True
 
 
-def rate_factor(schedule: str, warmup_fraction: float) -> Callable[[float], float]:
-    """Progress 0–1 → factor of the learning rate: a linear rise, then cosine or linear to 0, or constant."""
+def warms_up(num_steps: int, warmup_fraction: float) -> bool:
+    """Whether a warm-up lasts a step or longer; a shorter one would only waste the first step."""
+    return num_steps * warmup_fraction >= 1
 
-    def factor(progress: float) -> float:
-        if progress < warmup_fraction:
-            return max(1e-3, progress / warmup_fraction)
-        rest = (progress - warmup_fraction) / (1 - warmup_fraction)
+
+def rate_factor(schedule: str, warmup_fraction: float) -> Callable[[float, int | None], float]:
+    """Progress 0–1 → factor of the learning rate: a linear rise, then cosine or linear to 0, or constant.
+
+    Where the number of steps is given too, a rise that would last less than a step is left out.
+    """
+
+    def factor(progress: float, num_steps: int | None = None) -> float:
+        rise = warmup_fraction if num_steps is None or warms_up(num_steps, warmup_fraction) else 0.0
+        if progress < rise:
+            return max(1e-3, progress / rise)
+        rest = (progress - rise) / (1 - rise)
         if schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * rest))
         return 1 - rest if schedule == "linear" else 1.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback
 
 
@@ -33,6 +33,12 @@ class Curves:
                 writer.add_scalar(name, value, step)
         if (run := self._run()) is not None:
             run.log({**figures, "train/global_step": step})
+
+    def add_beside(self, figures: Mapping[str, float], state: TrainerState) -> None:
+        """Figures of the step that transformers has just logged: into the same row of its history, and as curves."""
+        state.log_history[-1].update(figures)
+        if state.is_world_process_zero:
+            self.add_figures(figures, state.global_step)
 
     def add_pictures(self, pictures: Mapping[str, Image.Image], step: int) -> None:
         """RGB pictures; the same name at a later step is the same picture later."""

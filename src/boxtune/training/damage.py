@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
+from boxtune.config.load import flatten, read_yaml
 from boxtune.errors import ConfigError, ModelError
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, checkpoints
 
@@ -45,6 +46,40 @@ def check_whole(checkpoint: Path) -> None:
     older = [folder for folder in checkpoints(checkpoint.parent) if folder != checkpoint]
     instead = f"to go on from {older[-1].name}" if older else "and start the run again"
     raise ConfigError(f"{checkpoint} is damaged: {found}. Remove this checkpoint {instead}.")
+
+
+def check_saved_config(path: Path) -> None:
+    """Refuse a run's own configuration that is cut: what it no longer says would become a default in silence.
+
+    Args:
+        path: `config.yaml` in the folder of a run, or of a recipe with its stages.
+
+    Raises:
+        ConfigError: says what is wrong with it, and how to mend it.
+    """
+    run = path.parent
+    own = [folder / CONFIG_FILE for folder in checkpoints(run)]
+    of_stages = sorted(run.glob(f"stage-*/checkpoint-*/{CONFIG_FILE}"))
+    copies = [copy for copy in [*of_stages, *own] if copy.is_file() and _cut(copy) is None]
+    wrong = _cut(path)
+    if wrong is None and copies:
+        before, now = (dict(flatten(read_yaml(one))).keys() for one in (copies[-1], path))
+        wrong = next((f"{key} is missing" for key in sorted(before - now)), None)
+    if wrong is None:
+        return
+    copy = f"copy {copies[-1]} over it, or " if copies and copies[-1] in own else ""
+    raise ConfigError(
+        f"{path} is damaged ({wrong}): {copy}say the settings of the run again (boxtune train --resume --config FILE)."
+    )
+
+
+def _cut(path: Path) -> str | None:
+    """What is wrong with a configuration that boxtune wrote."""
+    try:
+        read_yaml(path)
+    except ConfigError as error:
+        return str(error)
+    return None if path.read_bytes().endswith(b"\n") else "it ends in the middle of a line"
 
 
 def read_json(path: Path) -> Any:
@@ -82,6 +117,8 @@ def _damage(path: Path) -> str | None:
             return "is cut or no file of torch"
         if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
+        if path.suffix == ".yaml" and (reason := _cut(path)) is not None:
+            return f"cannot be read ({reason})"
     except (OSError, ValueError, SafetensorError) as error:
         return f"cannot be read ({' '.join(str(error).split())})"
     return None

@@ -126,9 +126,11 @@ def held_in_training(model: Any) -> int:
     return _weight_bytes(model) + trained * _ADAM
 
 
-def will_be_held(model: Any, family: Family, config: Config) -> int:
-    """The same of a model that is loaded only, from what its configuration will do to it."""
+def will_be_held(model: Any, family: Family, config: Config, head: nn.Module | None = None) -> int:
+    """The same of a model that is loaded only, from what its configuration will do to it, and of a head beside it."""
     total = _weight_bytes(model)
+    if head is not None:
+        total += sum(num_elements(p) for p in head.parameters()) * (_ADAM + _SINGLE)
     for area in ("vision", "merger", "language"):
         how = getattr(config.adapter, area)
         if how == "full":  # the weights become fp32

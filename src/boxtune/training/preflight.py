@@ -9,14 +9,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from boxtune.collators.batch import Collator
 from boxtune.config.schema import Config
+from boxtune.data.sample import Sample
 from boxtune.errors import ModelError
 from boxtune.inference.detector import pick_device
+from boxtune.inspection.tokens import analyze_token_distribution, print_tokens
 from boxtune.models.areas import AreaSummary, Training, summarize, with_head
 from boxtune.models.families import Family
 from boxtune.models.load import LoadedModel
 from boxtune.models.quantize import is_4bit
 from boxtune.training.auto import use_bf16
+from boxtune.training.interlude import interlude
 from boxtune.training.sets import RunData
 
 
@@ -70,6 +74,53 @@ def areas_table(rows: Sequence[AreaSummary]) -> Table:
         numbers = (str(row.num_tensors), f"{row.num_parameters:,}", trained)
         table.add_row(row.area, row.training, *numbers, " ".join(row.dtypes), f"{row.num_bytes / 1e6:,.1f}")
     return table
+
+
+def changes(asked: Config, fitted: Config) -> list[str]:
+    """What was asked for and is done otherwise, or takes another setting with it: a line each.
+
+    Args:
+        asked: as the user said it.
+        fitted: what is run.
+    """
+    lines = []
+    smallest, largest = asked.model.min_pixels, asked.model.max_pixels
+    if smallest == "auto" and largest == fitted.model.min_pixels:
+        lines.append(
+            f"model.max_pixels={largest} allows no more than the model's own min_pixels, which is lowered to it: every "
+            "image is brought to this area."
+        )
+    if largest == "auto" and smallest == fitted.model.max_pixels:
+        lines.append(f"model.min_pixels={smallest} is no less than model.max_pixels, which is raised to it.")
+    batch_size, budget = asked.trainer.per_device_train_batch_size, fitted.collator.token_budget
+    packed = fitted.collator.batching == "packed" and isinstance(budget, int)
+    if batch_size != "auto" and asked.collator.token_budget == "auto" and packed:
+        lines.append(
+            f"trainer.per_device_train_batch_size={batch_size} is not used: rows of up to {budget} tokens hold as many "
+            f"images as fit, {fitted.trainer.per_device_train_batch_size} on average. To go by it, set "
+            "collator.token_budget=null."
+        )
+    return lines
+
+
+def show_first_samples(collator: Collator, samples: Sequence[Sample], count: int, model: Any, console: Console) -> None:
+    """The first samples as training makes a batch of them: which tokens are image, read, or learned.
+
+    Args:
+        collator: of the run.
+        samples: augmented as in training; what is drawn for that is put back.
+        count: of samples; none are shown for 0.
+        model: that will be trained.
+        console: where it is written.
+    """
+    count = min(count, len(samples))
+    if not count:
+        return
+    with interlude(model):
+        batch = collator([samples[index] for index in range(count)])
+    tokenizer = collator.encoder.processor.tokenizer
+    found = analyze_token_distribution(batch, tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+    print_tokens(found, batch, tokenizer, console)
 
 
 def describe(

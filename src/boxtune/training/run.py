@@ -17,7 +17,9 @@ from transformers import set_seed
 from boxtune.collators.batch import Collator
 from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import check_lengths, longest_answer
+from boxtune.collators.objects import ObjectTargets
 from boxtune.config.checks import check_areas, check_config
+from boxtune.config.groups import without_frozen
 from boxtune.config.load import to_yaml
 from boxtune.config.recipes import stage_configs
 from boxtune.config.schema import Config
@@ -28,20 +30,30 @@ from boxtune.evaluation.evaluate import check_labels, evaluate, write_evaluation
 from boxtune.evaluation.metrics import Metrics
 from boxtune.evaluation.report import write_report
 from boxtune.inference.detector import Detector, pick_device
-from boxtune.models.areas import AreaSummary, LowRank, num_parameters, prepare_for_training, recompute_activations
+from boxtune.models.areas import (
+    AreaSummary,
+    LowRank,
+    Training,
+    num_parameters,
+    prepare_for_training,
+    recompute_activations,
+)
 from boxtune.models.contract import Contract, pixel_limits, set_pixel_limits
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.training import auto, processes
+from boxtune.training.arguments import check_device
 from boxtune.training.assembly import assemble
 from boxtune.training.callbacks.best import BestCallback
 from boxtune.training.callbacks.checkpoints import checkpoint_folder, write_run_files
 from boxtune.training.callbacks.interrupt import InterruptCallback
 from boxtune.training.callbacks.progress import ProgressCallback
+from boxtune.training.clock import warms_up
 from boxtune.training.failures import explained
-from boxtune.training.preflight import check_model, describe
+from boxtune.training.head import fit_head
+from boxtune.training.preflight import changes, check_model, describe, show_first_samples
 from boxtune.training.record import run_record
 from boxtune.training.resume import check_unchanged, claim_output_dir
-from boxtune.training.sets import check_shapes, load_data
+from boxtune.training.sets import augmented, check_shapes, load_data
 from boxtune.training.speed import fit_rows, speed_up
 from boxtune.training.stages import StageMark, write_result
 from boxtune.training.trainer import DetectionTrainer
@@ -91,7 +103,10 @@ def train(
     set_seed(config.trainer.seed)
     data = load_data(config, console)
     device = pick_device(config.model.device)
+    check_device(device)
+    asked = config
     config, loaded = _load(config, device)
+    config, loaded = fit_head(config, loaded, data.train.labels, console)
     config, collator, contract = _fit(config, loaded, data.train, device, stage)
     check_shapes(collator.encoder, data)
     if data.val is not None:
@@ -100,8 +115,11 @@ def train(
         check_labels(contract.labels, data.watched)
     model, rows = _prepare(config, loaded)
     describe(console, config, rows, loaded, data)
+    for line in changes(asked, config):
+        console.print(line, highlight=False, soft_wrap=True)
     speed = speed_up(model, config, device)
     console.print(str(speed), highlight=False, soft_wrap=True)
+    show_first_samples(collator, augmented(config, data.train), config.logging.first_samples, model, console)
     record = run_record(data, contract, loaded.base, rows, stage) | {"speed": speed.record()}
     if checkpoint is not None:
         check_unchanged(checkpoint, config, record)
@@ -115,12 +133,14 @@ def train(
         raise ConfigError(f"transformers refuses a setting of trainer or logging: {error}") from error
     trainer = assembled.trainer
     _run(trainer, checkpoint, output_dir)
+    assembled.stability.raise_if_stopped()
     stopped_by = assembled.interrupt.received
     result = _result(trainer, output_dir, stopped_by)
     if stopped_by is not None:
         name, home = signal.Signals(stopped_by).name, output_dir if stage is None else output_dir.parent
         console.print(f"Stopped by {name}. Go on with: boxtune train --resume --output-dir {home}", soft_wrap=True)
         return result
+    _tell_of_lost_step(config, result.num_steps, console)
     if (chosen := _take_best(trainer, assembled.best, output_dir, console)) is not None:
         record, result = record | {"best": chosen}, dataclasses.replace(result, best_step=chosen["step"])
     _save_model(trainer, contract, output_dir, to_yaml(config), record, stage)
@@ -139,11 +159,28 @@ def _only_stage(config: Config) -> Config:
 
 def _prepare(config: Config, loaded: LoadedModel) -> tuple[Any, list[AreaSummary]]:
     """The model with its areas frozen, open or wrapped, and what that came to."""
-    training = {area: getattr(config.adapter, area) for area in ("vision", "merger", "language")}
-    model = prepare_for_training(loaded.model, loaded.family, training, LowRank(**config.adapter.lora.model_dump()))
+    training: dict[str, Training] = {a: getattr(config.adapter, a) for a in ("vision", "merger", "language")}
+    low_rank = LowRank(**config.adapter.lora.model_dump())
+    model = prepare_for_training(loaded.model, loaded.family, training, low_rank, loaded.head)
     if config.trainer.gradient_checkpointing:
         recompute_activations(model)
+    if loaded.head is not None:
+        rests = config.trainer.rates.detection_head == 0
+        loaded.head.requires_grad_(not rests)
+        training["detection_head"] = "frozen" if rests else "full"
     return model, check_model(model, loaded.family, training)
+
+
+def _tell_of_lost_step(config: Config, num_steps: int, console: Console) -> None:
+    """With a budget of time nobody knows before how many steps there will be, and the first is a warm-up."""
+    minutes, warmup_fraction = config.trainer.minutes, config.trainer.warmup_fraction
+    if minutes is not None and warmup_fraction > 0 and not warms_up(num_steps, warmup_fraction):
+        console.print(
+            f"Steps done in {minutes:g} minutes: only {num_steps}, of which the first, a warm-up, trains next to "
+            "nothing. Raise trainer.minutes, or set trainer.warmup_fraction=0.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _result(trainer: DetectionTrainer, output_dir: Path, stopped_by: int | None) -> TrainResult:
@@ -160,7 +197,7 @@ def _evaluate_at_end(
     console: Console,
 ) -> Metrics:
     """Metrics, predictions and the report, in the output folder."""
-    detector = Detector(trained, batch_size=int(config.evaluation.batch_size))
+    detector = Detector(trained, batch_size=int(config.evaluation.batch_size), decoder=config.decoder)
     limit = config.evaluation.max_images
     held = val_set if limit is None else val_set.subset(range(min(limit, len(val_set))))
     evaluation = evaluate(detector, held, console=console, details=True)
@@ -196,7 +233,7 @@ def _fit(
     config: Config, loaded: LoadedModel, train_set: DetectionDataset, device: torch.device, stage: StageMark | None
 ) -> tuple[Config, Collator, Contract]:
     size = num_parameters(loaded.model)
-    config = auto.fit_areas(config, size)
+    config = without_frozen(auto.fit_areas(config, size))
     check_areas(config)
     grounding = config.grounding
     style = ConversationStyle(
@@ -224,7 +261,9 @@ def _fit(
         base_weights=None if stage is None else stage.base_weights,
     )
     batching: Any = config.collator.batching
-    return config, Collator(encoder, config.collator.labels, batching, auto.pixel_dtype(config, device)), contract
+    objects = None if loaded.head is None else ObjectTargets(loaded.processor, loaded.head.config)
+    pixels = auto.pixel_dtype(config, device)
+    return config, Collator(encoder, config.collator.labels, batching, pixels, objects), contract
 
 
 def _quantized_base(config: Config, device: torch.device) -> dict[str, str] | None:

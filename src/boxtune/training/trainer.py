@@ -7,30 +7,34 @@ It is not TRL's SFTTrainer because that refuses packed image data and returns no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import broadcast_object_list
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer
 
 from boxtune.collators.packing import PackedSampler
 from boxtune.losses import language
 from boxtune.models.compile import is_compile_error, release_blocks, uncompiled
+from boxtune.models.detection_head.attached import detached
+from boxtune.models.detection_head.saving import load_head, save_head
 from boxtune.models.frozen_vision import frozen_features
 from boxtune.training.clock import RunClock
+from boxtune.training.objective import Objective, TermMeans
+from boxtune.training.rates import Rates
 from boxtune.training.speed import Speed, slow_down
+from boxtune.training.stability import Stability, naming_operations
 from boxtune.training.watch import Watch
 
 
 class DetectionTrainer(Trainer):
-    """One step: the model runs once, each loss is a sum over the step's targets divided by their number.
+    """One step: the model runs once, each term of the loss is a sum over the step's targets divided by their number.
 
     The number is that of the whole step, over accumulated batches and all processes, so neither batching changes the
-    optimum.
+    optimum. Which terms there are is the objective's business.
     """
 
     # read by Trainer.training_step: the losses below are already divided by the count of the whole step
@@ -40,21 +44,25 @@ class DetectionTrainer(Trainer):
         self,
         *args: Any,
         clock: RunClock,
-        rate_factor: Callable[[float], float],
+        rates: Rates,
+        stability: Stability | None = None,
         speed: Speed | None = None,
         packing: PackedSampler | None = None,
+        objective: Objective | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.clock = clock
-        self.rate_factor = rate_factor
+        self.objective: Objective = objective or Objective()
+        self.terms = TermMeans()
+        self.rates, self.stability = rates, stability
         self.speed = speed
         self.packing = packing
         self.watch: Watch | None = None
         self.say: Callable[[str], None] = lambda _: None
         self.waited_seconds = 0.0  # for data, since the last log
         self._logged_at = time.perf_counter()
-        self._compiles = speed is not None and speed.compiled  # and no step has shown yet that it works
+        self._compiles = speed is not None and bool(speed.compiled)  # and no step has shown yet that it works
         self.add_callback(clock)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -85,37 +93,62 @@ class DetectionTrainer(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], torch.Tensor]:
-        """The batches of one step, and how many labels they hold over all processes; none once the run is over."""
+    ) -> tuple[list[Any], Any]:
+        """The batches of one step, and each term's count over them on all processes; none once the run is over."""
         if self.control.should_training_stop:  # resumed at its end: transformers would take one more step
-            return [], torch.zeros((), device=device)
+            return [], {}
         began = time.perf_counter()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.waited_seconds += time.perf_counter() - began
-        count = torch.tensor(sum(int(language.count(batch["targets"])) for batch in batches), device=device)
-        return batches, self.accelerator.gather(count).sum()
+        self.terms.num_steps += 1
+        return batches, self._step_counts([batch["targets"] for batch in batches], device)
+
+    def _step_counts(self, targets: Sequence[Any], device: torch.device) -> dict[str, torch.Tensor]:
+        counts = [self.objective.counts(one) for one in targets]
+        if not counts:
+            return {}
+        own = torch.tensor([sum(int(one[name]) for one in counts) for name in counts[0]], device=device)
+        return dict(zip(counts[0], self.accelerator.reduce(own, "sum"), strict=True))
 
     def compute_loss(
         self,
         model: Any,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
-        """Loss of one batch, as its share of the whole step's."""
+        """Loss of one batch, as its share of the whole step's; `num_items_in_batch` are the step's counts by term."""
         targets, forward = inputs["targets"], inputs["inputs"]
-        if self.speed is not None and self.speed.frozen_vision and "pixel_values" in forward:
-            with self.accelerator.autocast():
-                forward = frozen_features(self.model, forward)
-        options = language.forward_options(targets) if self.speed is None or self.speed.label_logits else {}
-        outputs = model(**forward, **options, use_cache=False)
-        # gradients are averaged over processes, the count is a sum over them
-        count = num_items_in_batch if num_items_in_batch is not None else language.count(targets)
-        loss = language.total(outputs.logits, targets) / count * self.accelerator.num_processes
+        counts = num_items_in_batch or self._step_counts([targets], self.args.device)
+        with self.objective.watching(self.model) as features:
+            if self.speed is not None and self.speed.frozen_vision and "pixel_values" in forward:
+                with self.accelerator.autocast():
+                    forward = frozen_features(self.model, forward)
+            options = language.forward_options(targets) if self.speed is None or self.speed.label_logits else {}
+            outputs = model(**forward, **options, use_cache=False)
+        whole: Any = self.model
+        with self.accelerator.autocast():  # its wrapper around the model does not reach the head
+            sums = self.objective.sums(outputs.logits, features, whole.get_input_embeddings().weight, targets)
+        self.terms.add(sums, counts)
+        # gradients are averaged over processes, the counts are sums over them
+        loss = self.objective.share(sums, counts) * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """As `Trainer.training_step`; where the blocks do not compile, the first step is done again without."""
+        """As `Trainer.training_step`; the gradients of a step are looked at once the last of its batches was there."""
+        sample_ids = inputs["targets"]["sample_ids"]
+        with naming_operations(self.stability, self.state.global_step + 1, sample_ids):
+            loss = self._compiled_step(model, inputs, num_items_in_batch)
+        if self.stability is not None:
+            loss = self.stability.note(loss, sample_ids)
+        if self.accelerator.sync_gradients:
+            self.rates.phases.drop_gradients()
+            if self.stability is not None:
+                self.stability.judge(self.optimizer, self.state.global_step + 1)
+        return loss
+
+    def _compiled_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> torch.Tensor:
+        """Where the blocks do not compile, the first step is done again without."""
         if not self._compiles:
             return super().training_step(model, inputs, num_items_in_batch)
         try:
@@ -124,17 +157,26 @@ class DetectionTrainer(Trainer):
             if not is_compile_error(error):
                 raise
             release_blocks(self.model)
-            reason = str(error).strip().split("\n")[0]
+            reason = " ".join(str(error).split("\n")[:2])  # who failed, and why
             self.say(f"Blocks run uncompiled: compiling them failed ({type(error).__name__}: {reason[:200]}).")
             model.zero_grad()  # of a backward pass that came halfway
+            self.terms.restart()
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._compiles = False
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `Trainer.log`, with the share of the time since the last one that was spent waiting for data."""
+        """As `Trainer.log`, with each term of the loss where there are several, and the share of the time since then
+        that was spent waiting for data.
+        """
         if "loss" in logs:
             now = time.perf_counter()
+            names, means = self.terms.take()
+            if len(names) > 1:
+                means = self.accelerator.reduce(means, "sum")
+                logs |= {f"loss_{name}": mean for name, mean in zip(names, means.tolist(), strict=True)}
+            if self.rates.of_step:  # groups may have others than the first, which transformers logs
+                logs["learning_rate"] = max(self.rates.of_step.values())
             logs["waiting"] = round(self.waited_seconds / max(now - self._logged_at, 1e-9), 4)
             self.waited_seconds, self._logged_at = 0.0, now
         super().log(logs, start_time)
@@ -153,6 +195,13 @@ class DetectionTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Weights as transformers or PEFT write them, and those of a detection head beside them."""
+        with detached(self.model) as head:
+            super()._save(output_dir, state_dict)
+        if head is not None and self.args.should_save:
+            save_head(head, Path(output_dir or self.args.output_dir or ""))
+
     def take_weights(self, checkpoint: Path) -> None:
         """Put the weights of a checkpoint into the model; optimizer and schedule stay as they are."""
         self._load_from_checkpoint(str(checkpoint))
@@ -165,19 +214,25 @@ class DetectionTrainer(Trainer):
         nothing is said at error level, and the run would go on with the base model's weights.
         """
         model = self.model if model is None else model
-        if not isinstance(model, PreTrainedModel):  # adapters keep their names
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32, use_safetensors=True)
-        model.load_state_dict(saved.state_dict())
+        with detached(model) as head:
+            if isinstance(model, PreTrainedModel):
+                saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32, use_safetensors=True)
+                model.load_state_dict(saved.state_dict())
+            else:  # adapters keep their names
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if head is not None:
+            head.load_state_dict(load_head(Path(resume_from_checkpoint), model.config.get_text_config()).state_dict())
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.create_optimizer`; each group of parameters has its own rate."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        self.rates.divide(optimizer)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The rate follows the run's clock, which counts steps or time."""
+        """The rates follow the run's clock, its phases, and what faults left of them."""
         if self.lr_scheduler is None:
-            optimizer = optimizer if optimizer is not None else self.optimizer
-            self.lr_scheduler = LambdaLR(
-                optimizer,
-                lambda step: self.rate_factor(self.clock.progress(step, num_training_steps)),
-            )
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = self.rates.scheduler(optimizer, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler

@@ -12,7 +12,7 @@ from rich.console import Console
 from boxtune.data.dataset import DetectionDataset
 from boxtune.errors import ModelError
 from boxtune.evaluation.evaluate import Evaluation, evaluate
-from boxtune.inference.detector import Detector
+from boxtune.inference.detector import Decoder, Detector
 from boxtune.models.load import LoadedModel
 from boxtune.training.interlude import interlude
 
@@ -20,7 +20,7 @@ SHOWN_FIGURES = ("map", "map50", "mean_iou", "mean_iou_all", "parse_rate")
 
 
 class Watch:
-    """Evaluates the live weights on a few images, by generation as at the end of a run.
+    """Evaluates the live weights on a few images, as at the end of a run.
 
     No logits are kept. Where a batch does not fit beside what training holds in memory, it is halved, for good.
 
@@ -29,9 +29,18 @@ class Watch:
         samples: the watched images.
         batch_size: images a forward pass.
         console: is told of smaller batches.
+        decoder: text, head or both.
     """
 
-    def __init__(self, loaded: LoadedModel, samples: DetectionDataset, batch_size: int, console: Console) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        samples: DetectionDataset,
+        batch_size: int,
+        console: Console,
+        decoder: Decoder = "text",
+    ) -> None:
+        self.decoder: Decoder = decoder
         self.loaded, self.samples, self.batch_size, self.console = loaded, samples, batch_size, console
         self.last: Evaluation | None = None
         self.seconds_spent = self.last_seconds = 0.0
@@ -58,7 +67,8 @@ class Watch:
     def _evaluate(self, trained: LoadedModel) -> Evaluation:
         while True:
             try:
-                return evaluate(Detector(trained, batch_size=self.batch_size), self.samples, details=True)
+                detector = Detector(trained, batch_size=self.batch_size, decoder=self.decoder)
+                return evaluate(detector, self.samples, details=True)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise ModelError(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
 
 from boxtune.data.dataset import available_splits, load_dataset
+from boxtune.data.splits import split_in_name
 from boxtune.errors import DataError
 
 
@@ -137,7 +139,11 @@ def test_a_bad_box_drops_its_whole_image(tmp_path, put_coco):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"images": [], "annotations": [], "categories": [', "is no JSON file"),
+        ('{"images": [], "annotations": [], "categories": [', "is no JSON file, or is cut off"),
+        ('{"images": [], "annot', "is no JSON file, or is cut off"),
+        ("", r"train\.json' is empty\. Write it again, or remove it"),
+        ("[1, 2]", r"train\.json' has no list 'images'; .*move it away"),
+        ('{"images": []}', r"train\.json' has no list 'annotations'; .*Write it again"),
         ('{"images": [], "annotations": {}, "categories": []}', "has no list 'annotations'"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "category without id or name"),
         ('{"images": [], "annotations": [], "categories": []}', "has no image in train"),
@@ -149,8 +155,104 @@ def test_a_bad_box_drops_its_whole_image(tmp_path, put_coco):
 )
 def test_files_that_are_no_coco(tmp_path, content, words):
     (tmp_path / "train.json").write_text(content)
-    with pytest.raises(DataError, match=words):
+    for spec, format_name in ((tmp_path, None), (tmp_path, "coco"), (tmp_path / "train.json", None)):
+        with pytest.raises(DataError, match=words):
+            load_dataset(spec, format=format_name)
+
+
+WHOLE = '{"images": [], "annotations": [], "categories": []}'
+DAMAGED = {
+    "cut": WHOLE[:30],
+    "cut within the first key": WHOLE[:5],
+    "empty": "",
+    "a list": "[1, 2]",
+    "no annotations": '{"images": [], "categories": []}',
+    "no text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize(
+    ("healthy", "damaged"),
+    [
+        ("train.json", "val.json"),
+        ("val.json", "train.json"),
+        ("annotations/instances_train2017.json", "annotations/instances_val2017.json"),
+        ("train/_annotations.coco.json", "valid/_annotations.coco.json"),
+        ("train/labels.json", "test/annotations.json"),
+    ],
+)
+def test_a_damaged_split_is_no_missing_one(tmp_path, put_coco, healthy, damaged, content):
+    put_coco(tmp_path / healthy, images="..")
+    path = tmp_path / damaged
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content, errors="surrogateescape")
+    split = split_in_name(path.stem) or split_in_name(path.parent.name)
+    assert split in available_splits(tmp_path)
+    for wanted, format_name in ((split, None), (None, "coco")):
+        with pytest.raises(DataError, match=rf"{re.escape(damaged)}' (is|has) .*(Write it again|remove it)"):
+            load_dataset(tmp_path, wanted, format=format_name)
+    path.unlink()
+    assert available_splits(tmp_path) == [split_in_name(healthy.split("/")[-1]) or "train"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("my_val_set.json", WHOLE[:30]),
+        ("my_val_set.json", ""),
+        ("my_val_set.json", '{"images": []}'),
+        ("valid/labels.json", WHOLE[:-1].replace("categories", "cat")),
+        ("train.json", WHOLE[:30]),  # beside a whole train_2.json, an old copy perhaps
+    ],
+)
+def test_a_damaged_file_with_a_split_in_its_name(tmp_path, put_coco, name, content):
+    put_coco(tmp_path / "train_2.json")
+    (tmp_path / "valid").mkdir()
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{re.escape(name)}' (is|has) "):
         load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("name", ["annotations.json", "_annotations.coco.json", "annotations/instances.json"])
+def test_a_damaged_set_without_splits(tmp_path, name, content):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content, errors="surrogateescape")
+    with pytest.raises(DataError, match=rf"{re.escape(name)}' (is|has) .*(Write it again|remove it)"):
+        load_dataset(tmp_path)
+
+
+def test_other_json_files_do_no_harm(tmp_path, put_coco):
+    put_coco(tmp_path / "annotations" / "instances_train2017.json", images="..")
+    put_coco(tmp_path / "annotations" / "instances_val2017.json", images="..")
+    others = {
+        "package.json": '{"name": "x"}',
+        "broken.json": "{",
+        "test_results.json": '{"map": 0.5}',
+        "train_log.json": '{"step": 1}\n{"step": 2}\n',
+        "val_predictions.json": '[{"image_id": 1}]',
+        "train.json": '["a.jpg", "b.jpg"]',
+        "train_state.json": "",
+        "annotations.json": "{",
+        "labels.json": '{"images": ',
+        "test/a.json": '{"shapes": []}',
+        "annotations/captions_val2017.json": '{"images": [], "annotations": []}',
+        "annotations/image_info_test2017.json": '{"images": [], "categories": []}',
+    }
+    (tmp_path / "test").mkdir()
+    for name, content in others.items():
+        (tmp_path / name).write_text(content)
+    assert available_splits(tmp_path) == ["train", "val"]
+    assert len(load_dataset(tmp_path)) == 4
+
+
+def test_a_set_in_another_format_may_have_a_train_json(tmp_path, put_image):
+    put_image(tmp_path / "a.jpg")
+    (tmp_path / "train.jsonl").write_text('{"image": "a.jpg", "objects": []}')
+    (tmp_path / "train.json").write_text("[1, 2]")
+    assert load_dataset(tmp_path).format == "jsonl"
 
 
 @pytest.mark.parametrize("x", [-2, 32])

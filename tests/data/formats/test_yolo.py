@@ -15,7 +15,7 @@ def folder(tmp_path, put_image):
             for name in ("a.jpg", "b.jpg"):
                 put_image(tmp_path / "images" / split / name)
             labels = tmp_path / "labels" / split
-            labels.mkdir(parents=True)
+            labels.mkdir(parents=True, exist_ok=True)
             (labels / "a.txt").write_text(lines)
         (tmp_path / "data.yaml").write_text(data_yaml)
         return tmp_path
@@ -119,10 +119,28 @@ def test_a_listed_image_may_not_leave_the_folder(folder):
         ("train: images/gone\nnames: [cat]\n", r"train leads to '.*gone', which does not exist"),
         ("train: 3\nnames: [cat]\n", "train is 3, not a folder"),
         ("train: [\nnames: [cat]\n", "is no YAML file"),
+        ("", "data.yaml' must hold keys such as train, val and names"),
+        ("path: .\n", "data.yaml' names no images. Add train and val"),
+        ("train: images/train\nval: images/val\n", "names must be a list of class names"),
+        ("train: images/train\nval: images/val\nnam", "is no YAML file, or is cut off"),
+        ("names: [cat, big dog]\ntrain: images/train\nval:\n", "val says nothing. Name the folder"),
         ("train: !!python/object/apply:os.getcwd []\nnames: [cat]\n", "is no YAML file"),
     ],
 )
 def test_bad_yaml(folder, data_yaml, words):
-    with pytest.raises(DataError, match=words) as caught:
-        load_dataset(folder(data_yaml), "train")
-    assert "\n" not in str(caught.value)
+    for format_name in (None, "yolo"):
+        with pytest.raises(DataError, match=words) as caught:
+            load_dataset(folder(data_yaml), "train", format=format_name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_blank_test_is_no_split(folder):
+    assert available_splits(folder(f"{YAML}test:  # optional\n")) == ["train", "val"]
+
+
+def test_an_old_copy_is_not_read_for_a_damaged_data_yaml(folder):
+    root = folder("train: images/train\n")
+    (root / "copy.yaml").write_text(YAML)
+    with pytest.raises(DataError, match=r"data\.yaml': names must be a list"):
+        load_dataset(root)
+    assert len(load_dataset(root / "copy.yaml", "train")) == 2

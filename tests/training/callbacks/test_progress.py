@@ -44,6 +44,30 @@ def test_lines(monkeypatch):
     ]
 
 
+def test_a_loss_is_said_once(monkeypatch):
+    """Where points of the curve are rare, a line tells no loss rather than an old one."""
+    now = SimpleNamespace(seconds=1000.0)
+    monkeypatch.setattr("boxtune.training.callbacks.progress.time", SimpleNamespace(monotonic=lambda: now.seconds))
+    said = io.StringIO()
+    progress = ProgressCallback(RunClock(), Console(file=said, width=80), images_per_step=1)
+    control = SimpleNamespace(should_training_stop=False)
+    state = SimpleNamespace(global_step=0, max_steps=9, is_world_process_zero=True, stateful_callbacks={})
+    for loss in (None, 0.5, None, None, 0.5):
+        state.global_step += 1
+        now.seconds += 20
+        if loss is not None:
+            progress.on_log(None, state, control, logs={"loss": loss, "learning_rate": 1e-4})
+        progress.on_log(None, state, control, logs={"eval_map": 0.1})
+        progress.on_step_end(None, state, control)
+    assert ["loss 0.5000 lr 1.0e-04" in line for line in said.getvalue().splitlines()] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
 def test_no_true_box_no_ap(monkeypatch):
     first, last = shown(monkeypatch, terminal=False, figures={"eval_parse_rate": 1.0})
     assert first.endswith("AP – AP50 – mean IoU – parsed 1.000")

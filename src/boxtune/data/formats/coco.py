@@ -3,14 +3,16 @@
 Layouts that are found: a JSON file; a folder of `train.json`, `val.json` …; `annotations/instances_train2017.json`
 beside `train2017/`; `train/_annotations.coco.json` (Roboflow). Boxes are `[x_min, y_min, width, height]` in pixels.
 Annotations with `iscrowd` 1 mark regions, not objects: they are left out, and the reading's notes count them.
+A damaged file that bears a split's name is that split: reading it says what is wrong, and the split is not missed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from boxtune.data.formats.place import Place, find_image
 from boxtune.data.formats.written import Written
@@ -23,10 +25,22 @@ LOOKED_FOR = "COCO: train.json, annotations/instances_train*.json or train/_anno
 
 _KEYS = ("images", "annotations", "categories")
 _ID_TYPES = (int, str)
+# Names that nothing but the annotations of a split has; a word of a split alone is in `test_results.json` too.
+_OWN_NAME = re.compile(r"(instances_)?(train|training|val|valid|validation|dev|test|testing)\d*")
+_OWN_NAME_WITHOUT_SPLIT = re.compile(r"_annotations\.coco|annotations|instances")
+
+_State = Literal["whole", "damaged", "doubtful"]
 
 
 def recognises(path: Path) -> bool:
     """Whether a file or folder looks like COCO, told from the names of files and of the keys in them."""
+    if path.is_file():
+        return path.suffix.lower() == ".json" and _num_keys(path.read_bytes()) == len(_KEYS)
+    return any(state == "whole" for _, _, state in _candidates(path))
+
+
+def bears_names(path: Path) -> bool:
+    """Whether a file or folder has COCO's names, though perhaps nothing in it that is whole."""
     return bool(_annotation_files(path))
 
 
@@ -102,13 +116,31 @@ def write_split(folder: Path, split: str, images: Iterable[Written], labels: tup
 
 
 def _annotation_files(path: Path) -> dict[str, Path]:
-    """Split → annotation file."""
+    """Split → annotation file, damaged ones too."""
     if path.is_file():
-        return {split_in_name(path.stem) or UNSPLIT: path} if _is_coco(path) else {}
-    if not path.is_dir():
-        return {}
+        return {split_in_name(path.stem) or UNSPLIT: path} if path.suffix.lower() == ".json" else {}
+    candidates = _candidates(path)
+    named = _by_state(candidates, lambda split: split != UNSPLIT)
+    if named["whole"] or named["damaged"]:
+        return dict(named["doubtful"]) | _one_each(named["whole"]) | dict(named["damaged"])
+    unnamed = _by_state(candidates, lambda split: split == UNSPLIT)
+    whole_or_not = _one_each(unnamed["whole"]) | dict(unnamed["damaged"])
+    return whole_or_not or dict(unnamed["doubtful"]) | dict(named["doubtful"])
+
+
+def _by_state(
+    candidates: list[tuple[str, Path, _State]], wanted: Callable[[str], bool]
+) -> dict[_State, list[tuple[str, Path]]]:
+    found: dict[_State, list[tuple[str, Path]]] = {"whole": [], "damaged": [], "doubtful": []}
+    for split, file, state in candidates:
+        if wanted(split):
+            found[state].append((split, file))
+    return found
+
+
+def _one_each(files: list[tuple[str, Path]]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for split, file in _candidates(path):
+    for split, file in files:
         if split in found:
             raise DataError(
                 f"Two COCO files for the split '{split}': '{found[split]}' and '{file}'. Give the file you mean."
@@ -117,37 +149,66 @@ def _annotation_files(path: Path) -> dict[str, Path]:
     return found
 
 
-def _candidates(folder: Path) -> list[tuple[str, Path]]:
-    named, unnamed = [], []
+def _candidates(folder: Path) -> list[tuple[str, Path, _State]]:
+    """The JSON files where COCO's lie that are COCO, or should be by their name; with their split."""
+    found = []
     for home in (folder, folder / "annotations"):
-        files = [file for file in sorted(home.glob("*.json")) if _is_coco(file)]
+        here = [(split_in_name(file.stem), file) for file in sorted(home.glob("*.json"))]
+        coco = [(split or UNSPLIT, file, state) for split, file in here if (state := _state(file, split))]
         # COCO's own folder holds key points and captions of the same images beside the boxes.
-        files = [file for file in files if file.stem.startswith("instances_")] or files
-        for file in files:
-            split = split_in_name(file.stem)
-            (named.append((split, file)) if split else unnamed.append((UNSPLIT, file)))
-    for home in sorted(child for child in folder.iterdir() if child.is_dir()):
-        split = split_in_name(home.name)
-        if split:
-            named += [(split, file) for file in sorted(home.glob("*.json")) if _is_coco(file)]
-    return named or unnamed
+        found += [entry for entry in coco if entry[1].stem.startswith("instances_")] or coco
+    for file in sorted(folder.glob("*/*.json")):
+        split = split_in_name(file.parent.name)
+        if split and (state := _state(file, split, in_its_folder=True)):
+            found.append((split, file, state))
+    return found
 
 
-def _is_coco(path: Path) -> bool:
-    if path.suffix.lower() != ".json":
-        return False
-    text = path.read_bytes()
-    return all(f'"{key}"'.encode() in text for key in _KEYS)
+def _state(path: Path, split: str | None, *, in_its_folder: bool = False) -> _State | None:
+    """What a JSON file is to a split; None: nothing.
+
+    `doubtful` is what may be meant as a split's file, such as `train.json` with a list of names: it is one only where
+    the split has no other, so that a stray file does no harm.
+    """
+    content = path.read_bytes()
+    num_keys = _num_keys(content)
+    if num_keys == len(_KEYS):
+        return "whole"
+    stem = path.stem.lower()
+    may_be_unsplit = split is None or in_its_folder
+    is_own = bool(_OWN_NAME.fullmatch(stem) or (may_be_unsplit and _OWN_NAME_WITHOUT_SPLIT.fullmatch(stem)))
+    if split is None and not is_own and not num_keys:
+        return None
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        if is_own or num_keys:
+            return "damaged"
+        return None if content.strip() else "doubtful"
+    is_part = isinstance(parsed, dict) and any(isinstance(parsed.get(key), list) for key in _KEYS)
+    if is_part and is_own:
+        return "damaged"
+    return "doubtful" if is_part or is_own else None
+
+
+def _num_keys(content: bytes) -> int:
+    return sum(f'"{key}"'.encode() in content for key in _KEYS)
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
+    text = path.read_bytes()
+    if not text.strip():
+        raise DataError(f"'{path}' is empty. Write it again, or remove it.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"'{path}' is no JSON file ({error}). Mend it or write it again.") from error
+        raise DataError(f"'{path}' is no JSON file, or is cut off ({error}). Write it again, or remove it.") from error
     for key in _KEYS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"'{path}' has no list '{key}'. A COCO file has {', '.join(_KEYS)}.")
+            raise DataError(
+                f"'{path}' has no list '{key}'; a COCO file has {', '.join(_KEYS)}. Write it again, or move it away if "
+                "it is no part of the data set."
+            )
     return content
 
 

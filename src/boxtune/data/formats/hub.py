@@ -165,7 +165,7 @@ class _Loading:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception):
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise DataError(f"Data set '{self.place.spec}' cannot be loaded ({reason}). {self._remedy()}") from error
 
     def _remedy(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,9 @@ class Reader(Protocol):
 
 
 READERS: dict[str, Reader] = {"coco": coco, "yolo": yolo, "voc": voc, "jsonl": jsonl, "hub": hub}
+# These two are recognised by keys in their files, the others by names. Where nothing is recognised, names alone tell
+# whose a damaged file is, and reading it tells what is wrong with it.
+_NAMES: dict[str, Callable[[Path], bool]] = {"coco": coco.bears_names, "yolo": yolo.bears_names}
 
 
 def find_format(place: Place, said: str | None = None) -> str:
@@ -40,6 +44,7 @@ def find_format(place: Place, said: str | None = None) -> str:
     if place.path is None:
         return "hub"
     fitting = [name for name, reader in READERS.items() if reader.recognises(place.path)]
+    fitting = fitting or [name for name, bears_names in _NAMES.items() if bears_names(place.path)]
     if len(fitting) == 1:
         _refuse_options(place, fitting[0])
         return fitting[0]
@@ -55,7 +60,8 @@ def find_format(place: Place, said: str | None = None) -> str:
 def _check_said(place: Place, said: str) -> str:
     if said not in READERS:
         raise DataError(f"Unknown format '{said}'. {nearest(said, READERS)}")
-    if place.path is not None and not READERS[said].recognises(place.path):
+    recognises = _NAMES.get(said, READERS[said].recognises)
+    if place.path is not None and not recognises(place.path):
         raise DataError(f"'{place.spec}' is not in the format '{said}': there is no {READERS[said].LOOKED_FOR}.")
     if place.path is None and said != "hub":
         raise DataError(f"'{place.spec}' does not exist here, and only --format hub is read from the hub.")

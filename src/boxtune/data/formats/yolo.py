@@ -28,12 +28,19 @@ _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 
 def recognises(path: Path) -> bool:
     """Whether a folder holds a YOLO data.yaml, or a file is one."""
+    found = _find_yaml(path)
+    return found is not None and _is_data_yaml(found)
+
+
+def bears_names(path: Path) -> bool:
+    """Whether a folder holds a data.yaml, though perhaps a damaged one, or a file is YAML."""
     return _find_yaml(path) is not None
 
 
 def split_names(place: Place) -> list[str]:
     """Splits that are there, in order."""
-    return in_order(canonical_split(key) for key in _split_entries(_load(place.local)[1]))
+    yaml_path, content = _load(place.local)
+    return in_order(canonical_split(key) for key in _split_entries(content, yaml_path))
 
 
 def read_split(place: Place, split: str) -> Reading:
@@ -46,7 +53,7 @@ def read_split(place: Place, split: str) -> Reading:
     names = _class_names(content, yaml_path)
     root = _root(content, yaml_path)
     reading = Reading([], tuple(dict.fromkeys(names.values())))
-    for key, entry in _split_entries(content).items():
+    for key, entry in _split_entries(content, yaml_path).items():
         if canonical_split(key) == split:
             for item in entry if isinstance(entry, list) else [entry]:
                 _read_entry(_locate(root, item, yaml_path, key), root, names, reading)
@@ -75,9 +82,10 @@ def write_split(folder: Path, split: str, images: Iterable[Written], labels: tup
 
 def _find_yaml(path: Path) -> Path | None:
     files = [path] if path.is_file() else sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
-    matching = [file for file in files if file.suffix.lower() in (".yaml", ".yml") and _is_data_yaml(file)]
-    preferred = [file for file in matching if file.stem == "data"]
-    return next(iter(preferred or matching), None)
+    files = [file for file in files if file.suffix.lower() in (".yaml", ".yml")]
+    # data.yaml is the one even where it is damaged: another may be an old copy of it
+    preferred = [file for file in files if file.stem == "data" or path.is_file()]
+    return next(iter(preferred or [file for file in files if _is_data_yaml(file)]), None)
 
 
 def _is_data_yaml(path: Path) -> bool:
@@ -92,14 +100,23 @@ def _load(path: Path) -> tuple[Path, dict[str, Any]]:
     try:
         content = yaml.safe_load(yaml_path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"'{yaml_path}' is no YAML file ({' '.join(str(error).split())}). Mend it.") from error
+        raise DataError(
+            f"'{yaml_path}' is no YAML file, or is cut off ({' '.join(str(error).split())}). Mend it or write it again."
+        ) from error
     if not isinstance(content, dict):
-        raise DataError(f"'{yaml_path}' must hold keys such as train, val and names.")
+        raise DataError(f"'{yaml_path}' must hold keys such as train, val and names. Write it again.")
     return yaml_path, content
 
 
-def _split_entries(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: content[key] for key in _SPLIT_KEYS if content.get(key)}
+def _split_entries(content: dict[str, Any], yaml_path: Path) -> dict[str, Any]:
+    """Key → what is said of it; `test:` may be left blank, as in Ultralytics' own files."""
+    entries = {key: content[key] for key in _SPLIT_KEYS if key in content and not (key == "test" and not content[key])}
+    for key, entry in entries.items():
+        if not entry:
+            raise DataError(f"'{yaml_path}': {key} says nothing. Name the folder of its images, or remove the line.")
+    if not entries:
+        raise DataError(f"'{yaml_path}' names no images. Add train and val.")
+    return entries
 
 
 def _class_names(content: dict[str, Any], path: Path) -> dict[int, str]:

@@ -21,6 +21,13 @@ class Features:
     hidden: torch.Tensor | None = None
     vision: torch.Tensor | None = None
 
+    @property
+    def both(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`hidden` and `vision`, once the model has run on images."""
+        assert self.hidden is not None
+        assert self.vision is not None
+        return self.hidden, self.vision
+
 
 @contextmanager
 def tapped(model: Any) -> Iterator[Features]:

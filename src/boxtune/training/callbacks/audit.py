@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from boxtune.errors import ModelError
+from boxtune.models.detection_head.attached import NAME as HEAD
 
 
 class AuditCallback(TrainerCallback):
-    """Ends a run in its first step when an area does not learn, which no loss curve would tell."""
+    """Ends a run in its first step when an area does not learn, which no loss curve would tell.
 
-    def __init__(self) -> None:
+    Args:
+        is_resting: whether a parameter is frozen in the phase that the run is in, so that it needs no gradient.
+    """
+
+    def __init__(self, is_resting: Callable[[object], bool] = lambda _: False) -> None:
+        self.is_resting = is_resting
+        self.done = False
+
+    def look_again(self) -> None:
+        """At the next step: a phase has woken parameters."""
         self.done = False
 
     def on_pre_optimizer_step(
@@ -24,25 +35,29 @@ class AuditCallback(TrainerCallback):
         Raises:
             ModelError: names the first parameters that are not as they should be.
         """
-        if self.done:
+        if self.done or args.deepspeed or args.fsdp:  # these hold gradients elsewhere
             return
+        if all(parameter.grad is None for parameter in model.parameters()):
+            return  # a step that is dropped; some would have one after any backward pass
         self.done = True
-        if not (args.deepspeed or args.fsdp):  # these hold gradients elsewhere
-            check_gradients(model, new=state.global_step == 0)
+        check_gradients(model, new=state.global_step == 0, is_resting=self.is_resting)
 
 
-def check_gradients(model: Any, *, new: bool) -> None:
+def check_gradients(model: Any, *, new: bool, is_resting: Callable[[object], bool] = lambda _: False) -> None:
     """Every trained parameter has a gradient, no frozen one has.
 
     Args:
         model: after the backward pass of a step.
-        new: nothing was trained yet. A gradient of zeros is then as bad as none, but for LoRA's A: its gradient passes
-            through B, which starts at zero. (Later, or where all are zero, there may be nothing left to learn.)
+        new: nothing was trained yet. A gradient of zeros is then as bad as none, but for LoRA's A and a detection
+            head: A's gradient passes through B, which starts at zero, as the head's adapters end in zeros; and images
+            without objects have no boxes or labels to learn. (Later, or where all are zero, there may be nothing left
+            to learn.)
+        is_resting: parameters that are frozen for now count as neither.
 
     Raises:
         ModelError: names the first parameters that are not as they should be.
     """
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad and not is_resting(p)]
     if missing := [name for name, parameter in trained if parameter.grad is None]:
         raise ModelError(
             f"{_some(missing)} of {len(trained)} got no gradient in the first step: nothing that the loss sees goes "
@@ -53,7 +68,7 @@ def check_gradients(model: Any, *, new: bool) -> None:
         raise ModelError(f"{_some(leaking)} got a gradient in the first step although frozen: report this.")
     if not new:
         return
-    due = [(name, parameter.grad) for name, parameter in trained if ".lora_A." not in name]
+    due = [(name, p.grad) for name, p in trained if ".lora_A." not in name and not name.startswith(HEAD + ".")]
     if not due:
         return
     learning = torch.stack([gradient.count_nonzero() for _, gradient in due]).tolist()  # one wait for the GPU

@@ -61,9 +61,7 @@ class GradNormCallback(TrainerCallback):
         factor = float(logs["grad_norm"]) / clipped if clipped else 1.0
         figures = {f"grad_norm/{area}": norm * factor for area, norm in zip(self._areas, gradients, strict=True)}
         figures |= {f"weight_norm/{area}": norm for area, norm in zip(self._areas, weights, strict=True)}
-        state.log_history[-1].update(figures)
-        if state.is_world_process_zero:
-            self.curves.add_figures(figures, state.global_step)
+        self.curves.add_beside(figures, state)
 
 
 def area_name(family: Family, parameter_name: str) -> str:

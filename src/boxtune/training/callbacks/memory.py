@@ -8,20 +8,23 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from boxtune.training.curves import Curves
+
 _LOOKED_AFTER = 3  # steps: the first one compiles, the optimizer's state appears with it
 _OFF = 0.25
 
 
 class MemoryCallback(TrainerCallback):
-    """Says once what was measured.
+    """Says once what was measured, and logs `memory/peak_gib`, the most so far, and `memory/held_gib` between steps.
 
     Args:
         estimated_bytes: of a step.
         say: where lines go.
+        curves: where the figures go; they also go to the trainer's history.
     """
 
-    def __init__(self, estimated_bytes: int, say: Callable[[str], None]) -> None:
-        self.estimated_bytes, self.say = estimated_bytes, say
+    def __init__(self, estimated_bytes: int, say: Callable[[str], None], curves: Curves) -> None:
+        self.estimated_bytes, self.say, self.curves = estimated_bytes, say, curves
         self.measured_bytes: int | None = None
         self._steps = 0
 
@@ -44,3 +47,11 @@ class MemoryCallback(TrainerCallback):
             f"Memory: {measured / 2**30:.1f} GiB measured, {self.estimated_bytes / 2**30:.1f} GiB estimated "
             f"({off:+.0%}){note}"
         )
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Write down what is taken now."""
+        if args.device.type == "cuda" and "loss" in (logs or {}):
+            peak, held = torch.cuda.max_memory_allocated(args.device), torch.cuda.memory_allocated(args.device)
+            self.curves.add_beside({"memory/peak_gib": peak / 2**30, "memory/held_gib": held / 2**30}, state)

@@ -28,6 +28,7 @@ class ProgressCallback(TrainerCallback):
         self.clock, self.console, self.images_per_step = clock, console, images_per_step
         self.loss: float | None = None  # nothing is logged yet
         self.rate = 0.0
+        self.is_new = False  # no line has told of this loss
         self.watched = ""  # nothing is looked at yet
         self.bar: Progress | None = None
         self.first_step = 0
@@ -53,6 +54,7 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
         """Keep the newest loss and rate."""
+        self.is_new = self.is_new or "loss" in (logs or {})
         self.loss = (logs or {}).get("loss", self.loss)
         self.rate = (logs or {}).get("learning_rate", self.rate)
 
@@ -76,10 +78,12 @@ class ProgressCallback(TrainerCallback):
             return
         progress = self.clock.progress(state.global_step, state.max_steps)
         if self.bar is not None:
-            self.bar.update(self.task, completed=progress, words=self._words(state))
+            self.bar.update(self.task, completed=progress, words=self._words(state, self.loss))
         elif time.monotonic() - self.last_line > _SECONDS_BETWEEN_LINES or control.should_training_stop:
             self.last_line = time.monotonic()
-            self.console.print(f"train {progress:4.0%} {self._words(state)}", highlight=False)
+            words = self._words(state, self.loss if self.is_new else None)
+            self.console.print(f"train {progress:4.0%} {words}", highlight=False)
+            self.is_new = False
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -89,10 +93,10 @@ class ProgressCallback(TrainerCallback):
             self.bar.stop()
             self.bar = None
 
-    def _words(self, state: TrainerState) -> str:
+    def _words(self, state: TrainerState, loss: float | None) -> str:
         steps = state.global_step - self.first_step
         speed = steps * self.images_per_step / max(1e-9, self.clock.seconds_here)
         left = self.clock.seconds_left(state.global_step, state.max_steps)
         time_left = "?" if left is None else f"{int(left) // 60}:{int(left) % 60:02d}"
-        loss = "" if self.loss is None else f"loss {self.loss:.4f} lr {self.rate:.1e} "
-        return f"step {state.global_step} {loss}{speed:.1f} img/s left {time_left}{self.watched}"
+        learned = "" if loss is None else f"loss {loss:.4f} lr {self.rate:.1e} "
+        return f"step {state.global_step} {learned}{speed:.1f} img/s left {time_left}{self.watched}"

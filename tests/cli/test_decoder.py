@@ -1,0 +1,55 @@
+"""`--decoder` on the command line: a model with a head and one without."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from training.runs import SHORT, write_coco
+
+HEAD = ("model.detection_head=true", "detection_head.caption_layers=1", "detection_head.num_queries=5")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("data") / "coco", 4)
+
+
+def test_the_way_of_a_user(cli, data, tmp_path):
+    """Train both, evaluate each way, look at a picture, merge, and the head is still there."""
+    run = tmp_path / "o"
+    code, _, _ = cli("train", "--data", data, "--output-dir", run, *SHORT, *HEAD, "adapter.language=lora")
+    assert code == 0
+    for decoder, source in (("text", "token"), ("head", "objectness"), ("both", "token probabilities, fused with")):
+        folder = tmp_path / decoder
+        code, out, _ = cli(
+            *("evaluate", "--model", run, "--data", data, "--decoder", decoder, "--output-dir", folder, "--json")
+        )
+        assert code == 0
+        assert json.loads(out)["score_source"].startswith(source)
+        assert (folder / "report.html").is_file()
+    found = json.loads((tmp_path / "head" / "predictions.json").read_text())
+    assert len(found) == 5 * 4
+    assert cli("merge", "--adapter", run, "--output-dir", tmp_path / "m")[0] == 0
+    asked = ("predict", "--model", tmp_path / "m", "--image", data / "1.png", "--output-dir", tmp_path / "p")
+    assert cli(*asked, "--decoder", "both", "--free-labels")[0] == 0
+    rows = json.loads((tmp_path / "p" / "predictions.json").read_text())
+    assert all(row["decoder"] == "both" for row in rows)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_model_without_a_head_names_the_remedy(cli, data, tmp_path, command):
+    place = ("--data", data) if command == "evaluate" else ("--image", data)
+    asked = (command, "--model", "tiny:qwen2_vl", *place, "--labels", "box", "--output-dir", tmp_path / "o")
+    code, _, err = cli(*asked, "--decoder", "head")
+    assert code == 2
+    assert "decoder=head needs a detection head, and this model (tiny:qwen2_vl) has none" in err
+    assert "model.detection_head=true" in err
+
+
+def test_files_are_compared_without_a_decoder(cli, tmp_path):
+    asked = ("compare", "--predictions", "a.json,b.json", "--annotations", "c.json", "--decoder", "head")
+    code, _, err = cli(*asked)
+    assert code == 2
+    assert "--decoder head goes with --models" in err

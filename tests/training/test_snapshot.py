@@ -1,0 +1,76 @@
+"""A snapshot brings back weights and the optimizer's state, to the bit."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from boxtune.training.snapshot import Snapshot, num_snapshot_bytes
+
+OPTIMIZERS = {
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.1),
+    "fused": lambda parameters: torch.optim.AdamW(parameters, lr=0.1, fused=True),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "plain": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+}
+
+
+def a_step(parameters, optimizer, seed: int) -> None:
+    noise = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=noise)
+    optimizer.step()
+
+
+def made(kind: str) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+    parameters = [nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.zeros(4))]
+    return parameters, OPTIMIZERS[kind](parameters)
+
+
+@pytest.mark.parametrize("num_before", [0, 1, 3])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_what_follows_is_what_would_have_followed(kind, num_before):
+    """Of no use to it were the steps in between, and numbers that are not finite."""
+    parameters, optimizer = made(kind)
+    snapshot = Snapshot(parameters)
+    for seed in range(num_before):
+        snapshot.take(optimizer, seed)  # copies are written over one another
+        a_step(parameters, optimizer, seed)
+    snapshot.take(optimizer, num_before)
+    expected = []
+    for attempt in range(2):
+        if attempt:
+            with torch.no_grad():
+                parameters[0].fill_(torch.nan)
+            for state in optimizer.state.values():
+                for value in state.values():
+                    if isinstance(value, torch.Tensor):
+                        value.fill_(torch.inf)
+            snapshot.restore(optimizer)
+        for seed in range(10, 13):
+            a_step(parameters, optimizer, seed)
+        expected.append(copy.deepcopy([p.detach() for p in parameters]))
+    assert snapshot.step == num_before
+    assert all(torch.equal(*pair) for pair in zip(*expected, strict=True))
+
+
+def test_copies_do_not_follow_what_is_copied():
+    parameters, optimizer = made("adamw")
+    snapshot = Snapshot(parameters)
+    snapshot.take(optimizer, 0)
+    a_step(parameters, optimizer, 0)
+    snapshot.restore(optimizer)
+    assert parameters[0].eq(1).all()
+    assert parameters[1].eq(0).all()
+    assert not optimizer.state
+
+
+def test_bytes_of_one():
+    parameters, optimizer = made("adamw")
+    a_step(parameters, optimizer, 0)
+    weights = sum(p.nbytes for p in parameters)
+    moments = sum(state[name].nbytes for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq"))
+    assert num_snapshot_bytes(parameters) == weights + moments
