@@ -12,7 +12,7 @@ import re
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -132,7 +132,9 @@ def settings() -> str:
 def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        if get_origin(section) is tuple and _is_section(get_args(section)[0]):  # a list of such parts
+            section, name = get_args(section)[0], f"{name}[…]"
+        if _is_section(section):
             described = section.model_json_schema()["properties"]
             rows = [_setting(f"{prefix}{name}.{key}", one) for key, one in described.items() if _is_leaf(section, key)]
             yield f"## {prefix}{name}\n\n{inspect.getdoc(section)}\n\n{_settings_table(rows)}"
@@ -140,8 +142,11 @@ def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _is_leaf(section: type[BaseModel], key: str) -> bool:
-    annotation = section.model_fields[key].annotation
-    return not (isinstance(annotation, type) and issubclass(annotation, BaseModel))
+    return not _is_section(section.model_fields[key].annotation)
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _setting(key: str, described: dict[str, Any]) -> tuple[str, ...]:
@@ -158,6 +163,8 @@ def _schema_words(schema: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_schema_words(one) for one in schema["anyOf"]))
     if "const" in schema or "enum" in schema:
         return " ".join(_code(one) for one in schema.get("enum", [schema.get("const")]))
+    if "$ref" in schema:
+        return "settings as below"
     if schema["type"] == "array":
         return f"list of {_schema_words(schema['items'])}"
     name = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` `false`"}

@@ -39,7 +39,7 @@ KEYS = {key for key, _ in flatten(Config().model_dump())} | {"output_dir", "reci
 SECTIONS = {key.partition(".")[0] for key in KEYS if "." in key}
 SAID_IN_PART = ("MissingParameter", "BadOptionUsage")  # `boxtune train --config`: the rest is the reader's
 # they begin as a key would, but are modules of transformers and files
-NO_KEY = re.compile(r"model\.(visual|language_model|layers|safetensors)\b|[a-z]+\.(py|yaml)$")
+NO_KEY = re.compile(r"model\.(visual|language_model|layers|safetensors)\b|[a-z_]+\.(py|yaml|json|safetensors)$")
 PLACEHOLDER = re.compile(r"[A-Z]{2,}|…|\.\.\.")
 
 
@@ -314,7 +314,7 @@ def test_reference_lists_every_command_with_every_option(reference_pages):
 
 
 def test_reference_lists_every_setting_with_its_default(reference_pages):
-    listed = dict(re.findall(r"^\| `([a-z_.]+)` \|.*\| ([^|]*) \|$", reference_pages.settings(), re.MULTILINE))
+    listed = dict(re.findall(r"^\| `([a-z0-9_.]+)` \|.*\| ([^|]*) \|$", reference_pages.settings(), re.MULTILINE))
     assert set(listed) == KEYS
     assert listed["adapter.lora.rank"] == "`16`"
     assert listed["trainer.max_steps"] == "`null`"

@@ -22,6 +22,8 @@ from boxtune.inspection.trainables import (
 )
 from boxtune.inspection.units import short_bytes, short_count
 from boxtune.models.areas import LowRank, prepare_for_training, summarize
+from boxtune.models.detection_head.config import fitted_to
+from boxtune.models.detection_head.head import DetectionHead
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.load import load_model
 from inspection.shapes import write_shape
@@ -95,6 +97,17 @@ def test_reckoned_adapters_are_those_that_peft_makes(model_type, use_dora):
     made = plan_training(skeleton, everywhere, low_rank).areas
     reckoned = {row.area: row.low_rank for row in compare_memory(skeleton, low_rank) if row.low_rank is not None}
     assert reckoned == {row.area: 4 * row.num_low_rank for row in made if row.num_low_rank}
+
+
+def test_a_head_is_an_area_of_the_plan():
+    skeleton = load_skeleton("tiny:qwen2_vl").model
+    head = fitted_to(skeleton.config.text_config, 0, num_queries=7)
+    frozen = dict.fromkeys(CHOICES["language"], "frozen")
+    plan = plan_training(skeleton, frozen, LowRank(), head=head)
+    area = next(row for row in plan.areas if row.area == "detection_head")
+    weights = sum(parameter.numel() for parameter in DetectionHead(head).parameters())
+    assert (area.training, area.num_trainable, area.dtypes) == ("full", weights, ("float32",))
+    assert plan.num_trainable == weights
 
 
 def test_memory_of_a_published_shape_by_hand(qwen2_5_7b):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import jaxtyped
 
-from boxtune.errors import ConfigError
+from boxtune.losses.boxes import l1_total
 from boxtune.losses.matching import MatchingCosts, match, pair_costs
 from losses.tensor_shapes import FoundBoxes, Logits, Owners, PairCosts, PairIndex, TrueBoxes
 from losses.test_boxes import corners, giou_of_the_paper
@@ -83,11 +83,13 @@ def test_masked_queries_are_given_nothing():
     assert set(matches.query.tolist()) == {2, 3}
 
 
-def test_boxes_that_are_no_numbers_are_refused():
-    logits, found, true, owner = scene(2, [1], 2)
-    found[0, 1, 2] = torch.nan
-    with pytest.raises(ConfigError, match="lower the learning rate"):
-        match(logits, found, true, owner, costs=COSTS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_boxes_that_are_no_numbers_are_matched_so_that_the_loss_is_none_either(value):
+    logits, found, true, owner = scene(3, [1], 3)
+    found[0, 1, 2] = value
+    matches = match(logits, found, true, owner, costs=COSTS)
+    assert matches.query.tolist() == [1]
+    assert not torch.isfinite(l1_total(found[matches.image, matches.query], true[matches.box]))
 
 
 def test_matching_keeps_no_graph():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +26,7 @@ from boxtune.models.load import load_model
 from boxtune.models.merge import merge_adapter
 from boxtune.models.tiny import build_tiny
 from boxtune.training.head import loss_settings
-from training.runs import history, short_run, weights, write_coco
+from training.runs import SHORT, history, short_run, weights, write_coco
 from training.test_run import interrupt_after
 
 HEAD = (
@@ -235,6 +238,31 @@ def test_it_goes_with(style, coco, tmp_path):
     assert result.num_steps == 2
     assert all(tensor.dtype == torch.float32 for tensor in head_weights(tmp_path / "o").values())
     assert len(found(tmp_path / "o", coco)) == 6
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path):
+    """One of the images has no object; so a process at times has nothing to match."""
+    data = write_coco(tmp_path / "coco", 8)
+    content = json.loads((data / "annotations.json").read_text())
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] > 3]
+    (data / "annotations.json").write_text(json.dumps(content))
+    style = (*HEAD, "adapter.language=lora", "data.val_fraction=0")
+    train = ("train", "--data", data, "--output-dir", tmp_path / "two", *SHORT, *style, "model.device=cpu")
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "boxtune")
+    command = [*map(str, (*launch, *train)), "trainer.per_device_train_batch_size=1"]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
+    assert done.returncode == 0, done.stderr
+    short_run(data, tmp_path / "one", "trainer.per_device_train_batch_size=2", *style)
+    of_two, of_one = history(tmp_path / "two"), history(tmp_path / "one")
+    assert len([row for row in of_two if "loss" in row]) == 4
+    for two, one in zip(of_two, of_one, strict=True):
+        for name in (name for name in one if name.startswith(("loss", "grad_norm"))):
+            assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-6), name
+    expected = head_weights(tmp_path / "one")
+    for name, tensor in head_weights(tmp_path / "two").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=2e-3)
 
 
 def test_it_goes_with_a_base_in_four_bits(coco, tmp_path):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from boxtune.config.load import load_config
 from boxtune.models.areas import LowRank, prepare_for_training
+from boxtune.models.detection_head.config import fitted_to
+from boxtune.models.detection_head.head import DetectionHead
+from boxtune.models.detection_head.memory import Memory, token_centres
 from boxtune.models.families import family
 from boxtune.models.tiny import build_tiny
 from boxtune.training.callbacks.memory import MemoryCallback
 from boxtune.training.curves import Curves
-from boxtune.training.memory import Layers, StepCost, fit_memory, held_in_training, step_cost, will_be_held
+from boxtune.training.memory import Layers, StepCost, _head_bytes, fit_memory, held_in_training, step_cost, will_be_held
 
 GPU = torch.device("cuda")
 GIB = 2**30
@@ -109,6 +114,54 @@ def test_what_will_be_held_is_what_is_held(model_type, areas):
     assert cost.peak_bytes(1000, checkpointing=False) > cost.peak_bytes(1000, checkpointing=True) > expected
 
 
+@pytest.mark.parametrize(("hidden_size", "width", "layers"), [(3584, 512, 2), (256, 256, 2), (1024, 128, 4)])
+def test_what_a_head_keeps_of_a_token_is_what_torch_saves(hidden_size, width, layers):
+    text = SimpleNamespace(hidden_size=hidden_size, vocab_size=100)
+    head = DetectionHead(fitted_to(text, 2, width=width, decoder_layers=layers))
+    own = {parameter.untyped_storage().data_ptr() for parameter in head.parameters()}
+
+    def kept(side: int) -> int:
+        states = [torch.randn(1, side * side, hidden_size, dtype=torch.bfloat16, requires_grad=True) for _ in range(2)]
+        prompt, mask = torch.randn(1, 3, hidden_size, dtype=torch.bfloat16), torch.ones(1, 3, dtype=torch.bool)
+        real = torch.ones(1, side * side, dtype=torch.bool)
+        memory = Memory(*states, prompt, real, mask, token_centres(side, side)[None])
+        saved = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = (tensor.untyped_storage().nbytes(), tensor)
+            return tensor
+
+        noted = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with noted, torch.autocast("cpu", torch.bfloat16):
+            outputs = head(memory)
+        assert outputs.states.requires_grad
+        return sum(size for place, (size, _) in saved.items() if place not in own)
+
+    config = load_config(None, ["model.detection_head=true"])
+    config = config.changed("detection_head", width=width, decoder_layers=layers)
+    measured = (kept(20) - kept(12)) / (20**2 - 12**2)
+    assert _head_bytes(config, hidden_size) == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize("language", ["lora", "full"])
+def test_a_head_is_held_too(language):
+    model, _ = build_tiny("qwen2_vl")
+    head = DetectionHead(fitted_to(model.config.text_config, 2))
+    training = {"language": language, "vision": "frozen", "merger": "frozen"}
+    settings = ["model.detection_head=true", *(f"adapter.{area}={how}" for area, how in training.items())]
+    config = load_config(None, settings).changed("model", speedups=())
+    row = family("qwen2_vl")
+    expected = will_be_held(model, row, config, head)
+    without = will_be_held(model, row, config)
+    assert expected - without == 16 * sum(parameter.numel() for parameter in head.parameters())
+    assert held_in_training(prepare_for_training(model, row, training, LowRank(), head)) == expected
+    config = config.changed("detection_head", width=64, decoder_layers=2)
+    plain = load_config(None, settings[1:]).changed("model", speedups=())
+    costs = [step_cost(model, one, expected, image_share=0.5, label_share=0.1) for one in (config, plain)]
+    with_head, alone = (cost.peak_bytes(1000, checkpointing=False) for cost in costs)
+    assert with_head - alone == pytest.approx(500 * _head_bytes(config, 64), abs=1)
+
+
 def test_the_measured_peak_is_said_once(monkeypatch):
     said: list[str] = []
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
@@ -121,5 +174,10 @@ def test_the_measured_peak_is_said_once(monkeypatch):
     callback.on_train_begin(OnGpu(), None, None)
     for _ in range(10):
         callback.on_step_end(OnGpu(), None, None)
+    state = SimpleNamespace(log_history=[{"loss": 1.0}], is_world_process_zero=True, global_step=10)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10 * GIB)
+    callback.on_log(OnGpu(), state, None, logs={"loss": 1.0})
+    callback.on_log(OnGpu(), state, None, logs={"eval_map": 1.0})
+    assert state.log_history == [{"loss": 1.0, "memory/peak_gib": 30.0, "memory/held_gib": 10.0}]
     assert len(said) == 1
     assert "30.0 GiB measured, 20.0 GiB estimated (+50%); set collator.token_budget" in said[0]

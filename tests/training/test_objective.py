@@ -148,3 +148,12 @@ def test_means_of_terms_are_over_steps_and_not_over_batches():
     means.restart()
     means.add({"box_l1": torch.tensor(7.0)}, {"box_l1": torch.tensor(0)})
     assert means.take()[1].tolist() == [7.0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_term_that_is_not_finite_counts_as_the_last_that_was(bad):
+    means = TermMeans()
+    for total in (bad, 4.0, bad, 1.0):
+        means.num_steps += 1
+        means.add({"box_l1": torch.tensor(total)}, {"box_l1": torch.tensor(1)})
+    assert means.take()[1].tolist() == [(0 + 4 + 4 + 1) / 4]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from boxtune.config.load import load_config
+from boxtune.models.detection_head.saving import WEIGHTS_FILE
 from boxtune.training.phases import Phase, Phases, phases_of
 from training.runs import history, short_run, weights, write_coco
 
@@ -156,3 +158,17 @@ def test_a_resumed_run_is_in_the_phase_of_an_unbroken_one(coco, tmp_path):
     assert "Phase 1 of 2" not in said
     expected = weights(tmp_path / "whole")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "broken").items())
+
+
+def test_a_detection_head_that_rests_first(coco, tmp_path):
+    head = ("model.detection_head=true", "detection_head.num_queries=5", "detection_head.width=32")
+    style = (*head, "adapter.language=lora", "trainer.save_steps=2", "trainer.learning_rate=1e-3")
+    phases = "trainer.phases=[{until: 0.5, factors: {detection_head: 0}}, {until: 1}]"
+    short_run(coco, tmp_path / "phases", *style, phases)
+    _, said = short_run(coco, tmp_path / "frozen", *style, "trainer.rates.detection_head=0")
+    resting, woken, frozen = (
+        load_file(tmp_path / folder / WEIGHTS_FILE) for folder in ("phases/checkpoint-2", "phases", "frozen")
+    )
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in resting.items())
+    assert not all(torch.equal(tensor, frozen[name]) for name, tensor in woken.items())
+    assert next(line for line in said.splitlines() if line.startswith("detection_head")).split()[1] == "frozen"

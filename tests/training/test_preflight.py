@@ -15,6 +15,7 @@ from boxtune.models.areas import LowRank, prepare_for_training
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.load import load_model
 from boxtune.training.preflight import areas_table, changes, check_model
+from training.runs import short_run, weights, write_coco
 
 LORA = {"vision": "frozen", "merger": "frozen", "language": "lora"}
 FULL = {"vision": "full", "merger": "full", "language": "full"}
@@ -125,3 +126,16 @@ def test_table(tiny):
         f"{language.num_parameters:,}",
         f"{language.num_low_rank:,}",
     ]
+
+
+@pytest.mark.parametrize("count", [0, 2, 99])
+def test_first_samples_are_shown_and_change_nothing(count, tmp_path):
+    data = write_coco(tmp_path / "coco", 4)
+    style = ("data.augment=strong", "data.val_fraction=0", "trainer.max_steps=2", "adapter.language=lora")
+    _, said = short_run(data, tmp_path / "shown", *style, f"logging.first_samples={count}")
+    assert [said.count(f"sample {number}, '") for number in (1, 2, 3, 4)] == [int(count >= n) for n in (1, 2, 3, 4)]
+    assert ("trained" in said and "<|box_start|>" in said) is bool(count)
+    _, quiet = short_run(data, tmp_path / "quiet", *style)
+    assert "<|box_start|>" not in quiet
+    expected = weights(tmp_path / "quiet")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "shown").items())

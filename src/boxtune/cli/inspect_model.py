@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from boxtune.inspection.architecture import ModuleInfo
     from boxtune.inspection.skeleton import Skeleton
     from boxtune.inspection.trainables import TrainingPlan
+    from boxtune.models.detection_head.config import DetectionHeadConfig
 
 
 def command(
@@ -161,6 +162,7 @@ def _plans(config: Config, skeleton: Skeleton, num_parameters: int) -> dict[str,
             LowRank(**fitted.adapter.lora.model_dump()),
             QUANTIZABLE if fitted.model.quantize == "nf4" else (),
             dtype,
+            _head(fitted, skeleton),
         )
         title = "A run" if config.recipe is None else f"Recipe {config.recipe}"
         if len(stages) > 1:
@@ -168,6 +170,16 @@ def _plans(config: Config, skeleton: Skeleton, num_parameters: int) -> dict[str,
         why = f" (model.dtype=auto on {device.type})" if config.model.dtype == "auto" else ""
         plans[f"{title}: frozen weights in {str(dtype).removeprefix('torch.')}{why}"] = plan
     return plans
+
+
+def _head(config: Config, skeleton: Skeleton) -> DetectionHeadConfig | None:
+    """What a run would build; the head that a folder holds is not looked at."""
+    from boxtune.models.detection_head.config import fitted_to
+
+    if not config.model.detection_head:
+        return None
+    wanted = {n: v for n, v in config.detection_head.model_dump(exclude={"loss"}).items() if v != "auto"}
+    return fitted_to(skeleton.model.config.get_text_config(), end_token_id=0, **wanted)
 
 
 def _plan_fields(title: str, plan: TrainingPlan) -> dict[str, Any]:

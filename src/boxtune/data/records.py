@@ -44,7 +44,7 @@ class EncodedImage(ImageHandle, Protocol):
 ImageSource = Path | ImageHandle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image of a data set, not decoded.
 
@@ -103,7 +103,7 @@ class BadRecordError(DataError):
         self.source = source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DraftBox:
     """A box as a reader found it: four numbers `(x_min, y_min, x_max, y_max)`, not yet checked."""
 
@@ -112,7 +112,7 @@ class DraftBox:
     source: str
 
 
-@dataclass
+@dataclass(slots=True)
 class Draft:
     """An image and its boxes as a reader found them.
 
@@ -133,16 +133,17 @@ class Draft:
 
 @dataclass
 class Reading:
-    """What a reader found in one split.
+    """What a reader finds in one split.
 
     Attributes:
-        drafts: one an image.
+        drafts: one an image, to be gone through once; readers that can make them on the way, so that a million of them
+            are never there together.
         labels: class names in their declared order, or None where the format declares none.
-        lost: bad records that belong to no image.
+        lost: bad records that belong to no image; complete when the drafts were gone through.
         notes: what was left out on purpose, for the user to know.
     """
 
-    drafts: list[Draft]
+    drafts: Iterable[Draft]
     labels: tuple[str, ...] | None = None
     lost: list[SkippedRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -154,19 +155,25 @@ def check_reading(reading: Reading, prefix: str = "") -> tuple[list[Record], lis
     Where several drafts share an id all of them are bad: nobody knows whose the boxes are.
     """
     records: list[Record] = []
+    drafts = list(reading.drafts)
     skipped = list(reading.lost)
-    uses = Counter(draft.id for draft in reading.drafts)
-    for draft in reading.drafts:
+    uses = Counter(draft.id for draft in drafts)
+    for draft in drafts:
         try:
             if uses[draft.id] > 1:
-                raise BadRecordError(
-                    f"the image id '{draft.id}' is used {uses[draft.id]} times. Give each image one record, with all "
-                    "its boxes and an id of its own."
-                )
+                raise used_more_than_once(draft.id, uses[draft.id])
             records.append(check_draft(draft, prefix))
         except BadRecordError as bad:
             skipped.append(SkippedRecord(bad.source or draft.source, bad.reason, prefix + draft.id))
     return records, skipped
+
+
+def used_more_than_once(image_id: str, num_uses: int) -> BadRecordError:
+    """What is wrong with each record of an id that several have."""
+    return BadRecordError(
+        f"the image id '{image_id}' is used {num_uses} times. Give each image one record, with all its boxes and an id "
+        "of its own."
+    )
 
 
 def declared_size(height: object, width: object) -> tuple[int, int] | None:
@@ -195,8 +202,7 @@ def check_draft(draft: Draft, prefix: str = "") -> Record:
             f"the annotation says {frame_hw[1]}×{frame_hw[0]} pixels, the image has "
             f"{info.image_hw[1]}×{info.image_hw[0]}. Give the image that was annotated, or mend the size and the boxes."
         )
-    boxes = [_check_box(box, frame_hw, draft.relative) for box in draft.boxes]
-    xyxy = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    xyxy = _check_boxes(draft.boxes, frame_hw, draft.relative)
     if frame_hw != info.image_hw:
         xyxy = turn_boxes(xyxy, info.stored_hw, info.orientation)
     detections = Detections(xyxy, [box.label for box in draft.boxes])
@@ -221,6 +227,24 @@ def _probe(image: ImageSource) -> ImageInfo:
     except DataError as error:
         raise BadRecordError(str(error)) from error
     raise TypeError(f"A reader gave an image that cannot be probed: {image!r}.")
+
+
+def _check_boxes(boxes: Sequence[DraftBox], frame_hw: tuple[int, int], relative: bool) -> FloatArray:
+    """`[N, 4]` in pixels, cut at the border: all at once, and one by one only where one of them is wrong."""
+    height, width = frame_hw
+    sides = np.array([width, height, width, height], dtype=np.float64)
+    try:
+        numbers = np.array([box.xyxy for box in boxes], dtype=np.float64).reshape(len(boxes), 4)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.full((len(boxes), 4), np.nan)
+    xyxy = numbers * sides if relative else numbers
+    clipped = np.clip(xyxy, 0, sides)
+    slack = np.maximum(_ROUNDING_PX, _ROUNDING_SHARE * sides)
+    fit = (xyxy[:, 2:] > xyxy[:, :2]) & (clipped[:, 2:] > clipped[:, :2])
+    near = np.abs(clipped - xyxy) <= slack  # never true of what is not finite
+    if fit.all() and near.all() and all(box.label for box in boxes):
+        return clipped
+    return np.array([_check_box(box, frame_hw, relative) for box in boxes], dtype=np.float64)
 
 
 def _check_box(box: DraftBox, frame_hw: tuple[int, int], relative: bool) -> FloatArray:
@@ -252,7 +276,7 @@ def _check_box(box: DraftBox, frame_hw: tuple[int, int], relative: bool) -> Floa
 def _four_numbers(box: DraftBox) -> FloatArray:
     try:
         numbers = np.array([float(x) for x in box.xyxy], dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = np.zeros(0)
     if numbers.shape != (4,):
         raise BadRecordError(f"box {box.xyxy!r} is not four numbers. Mend or remove it.", box.source)

@@ -121,21 +121,22 @@ def read_annotations(
     chosen = choose_splits(reader.split_names(place), split, place.spec)
     for name in chosen:
         reading = reader.read_split(place, name)
-        skipped += reading.lost
         declared += reading.labels or ()
+        refused: list[SkippedRecord] = []
         for draft in reading.drafts:
             try:
                 size, xyxy = _declared(draft)
             except (DataError, TypeError, ValueError) as error:
-                skipped.append(SkippedRecord(draft.source, str(error), draft.id))
+                refused.append(SkippedRecord(draft.source, str(error), draft.id))
                 continue
             if draft.problem is not None:
-                skipped.append(SkippedRecord(draft.problem.source or draft.source, draft.problem.reason, draft.id))
+                refused.append(SkippedRecord(draft.problem.source or draft.source, draft.problem.reason, draft.id))
             ids.append(f"{name}/{draft.id}" if len(chosen) > 1 else draft.id)
             sizes.append(size)
             names.append(name)
             boxes.append(xyxy)
             labels.append([box.label for box in draft.boxes])
+        skipped += [*reading.lost, *refused]
     if not ids:
         raise DataError(f"Data set '{spec}' has no image whose size is known: give the pictures, or their sizes.")
     return _table(ids, sizes, names, boxes, labels, dict.fromkeys(declared)), skipped

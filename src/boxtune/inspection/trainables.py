@@ -18,6 +18,8 @@ import torch
 from boxtune.errors import ModelError
 from boxtune.inspection.architecture import list_linear_modules
 from boxtune.models.areas import AreaSummary, LowRank, Training, bare_name, prepare_for_training, summarize
+from boxtune.models.detection_head.config import DetectionHeadConfig
+from boxtune.models.detection_head.head import DetectionHead
 from boxtune.models.families import Family, family
 from boxtune.models.quantize import COMPUTE_DTYPE
 
@@ -105,6 +107,7 @@ def plan_training(
     low_rank: LowRank,
     quantized_areas: Collection[str] = (),
     dtype: torch.dtype = torch.bfloat16,
+    head: DetectionHeadConfig | None = None,
 ) -> TrainingPlan:
     """Prepare a copy of a skeleton as training prepares a model, and count what came of it.
 
@@ -114,6 +117,7 @@ def plan_training(
         low_rank: shape of the adapters.
         quantized_areas: areas whose linear layers are kept in 4 bits.
         dtype: that the frozen weights are loaded in.
+        head: of the detection head that is trained beside the model, if any.
 
     Raises:
         ModelError: an adapter instead of a model, a rule that matches nothing, everything frozen, or an area that is to
@@ -125,7 +129,7 @@ def plan_training(
     _check_quantized(row, training, quantized_areas)
     model = copy.deepcopy(model).to(dtype)
     _settle_biases(model, _packable_weights(model, quantized_areas))
-    prepared = _prepared(model, row, training, low_rank)
+    prepared = _prepared(model, row, training, low_rank, head)
     return TrainingPlan(
         tuple(quantized_areas), low_rank, tuple(summarize_trainables_by_area(prepared, quantized_areas))
     )
@@ -231,7 +235,9 @@ def _adapter_sizes(model: Any, row: Family, low_rank: LowRank) -> dict[str, tupl
     return sizes
 
 
-def _prepared(model: Any, row: Family, training: Mapping[str, Training], low_rank: LowRank) -> Any:
+def _prepared(
+    model: Any, row: Family, training: Mapping[str, Training], low_rank: LowRank, head: DetectionHeadConfig | None
+) -> Any:
     """The model itself, changed as training changes it."""
     with torch.device("meta"):  # else PEFT would draw the adapters' random weights first
-        return prepare_for_training(model, row, training, low_rank)
+        return prepare_for_training(model, row, training, low_rank, None if head is None else DetectionHead(head))

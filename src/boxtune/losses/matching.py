@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from boxtune.errors import ConfigError
 from boxtune.losses.boxes import generalised_iou, to_xyxy
+
+_NO_NUMBER = -1e9  # far below every cost
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def match(
 ) -> Matches:
     """Assign the M true boxes of N images to queries of their own image, as many as there are.
 
+    A query that says no numbers costs least: it is matched, so that the loss is no number either, and is noticed.
+
     Args:
         objectness_logits: `[N, Q]`.
         found_cxcywh: `[N, Q, 4]` shares of the image's sides.
@@ -52,16 +55,9 @@ def match(
         image_of_box: `[M]` index of each true box's image.
         costs: weights.
         mask: `[N, Q]` True at queries that may be given a box; None for all.
-
-    Raises:
-        ConfigError: what was found is not finite: the training has diverged.
     """
     cost = pair_costs(objectness_logits, found_cxcywh, true_cxcywh, image_of_box, costs).cpu()
-    if not bool(torch.isfinite(cost).all()):
-        raise ConfigError(
-            "The detection head gives boxes that are no numbers: lower the learning rate, or clip gradients "
-            "(trainer.max_grad_norm), and start again."
-        )
+    cost = cost.where(cost.isfinite(), _NO_NUMBER)
     usable = None if mask is None else mask.cpu()
     owner = image_of_box.cpu()
     queries, boxes = [], []

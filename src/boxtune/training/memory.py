@@ -63,6 +63,7 @@ class StepCost:
         vocab_size: of the logits.
         image_share, label_share: of the tokens.
         compiled: whether blocks are compiled.
+        head_bytes: that a detection head keeps of each image token.
     """
 
     held_bytes: int
@@ -73,6 +74,7 @@ class StepCost:
     image_share: float
     label_share: float
     compiled: bool
+    head_bytes: int = 0
 
     def peak_bytes(self, tokens: int, *, checkpointing: bool) -> int:
         """Of a step with so many tokens in one forward pass."""
@@ -82,8 +84,9 @@ class StepCost:
         one_vision = patches * self.vision.bytes_per_token(compiled=False)  # alive while the tower runs
         vision = self._blocks(self.vision, patches, checkpointing) if self.vision_trained else 0.0
         pixels = patches * 1176 * _HALF
+        head = tokens * self.image_share * self.head_bytes
         passing = max(logits, one_vision if not self.vision_trained else 0.0)
-        return int(self.held_bytes + _WORKSPACE + language + vision + pixels + passing)
+        return int(self.held_bytes + _WORKSPACE + language + vision + pixels + head + passing)
 
     def _blocks(self, layers: Layers, tokens: float, checkpointing: bool) -> float:
         one = layers.bytes_per_token(compiled=self.compiled)
@@ -117,7 +120,16 @@ def step_cost(model: Any, config: Config, held_bytes: int, *, image_share: float
         image_share=image_share,
         label_share=label_share if "label_logits" in config.model.speedups else 1.0,
         compiled="compiled_blocks" in config.model.speedups,
+        head_bytes=_head_bytes(config, text.hidden_size) if config.model.detection_head else 0,
     )
+
+
+def _head_bytes(config: Config, hidden_size: int) -> int:
+    """What its adapters and layers keep of an image token under bf16: counted by torch's hooks of saved tensors."""
+    width, layers = config.detection_head.width, config.detection_head.decoder_layers
+    assert isinstance(width, int)  # fitted before
+    assert isinstance(layers, int)
+    return 25 * hidden_size + (14 + 16 * layers) * width
 
 
 def held_in_training(model: Any) -> int:

@@ -87,16 +87,22 @@ def _layer(predictions: Predictions) -> Layer:
 
 
 class TermMeans:
-    """Each term's mean over the steps since it was last asked for; until then nobody waits for the device."""
+    """Each term's mean over the steps since it was last asked for; until then nobody waits for the device.
+
+    A term that is not finite counts as the last one that was: one bad batch would hide all others of the interval.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
+        self._usual: dict[str, torch.Tensor] = {}
         self.num_steps = 0
 
     def add(self, sums: Mapping[str, torch.Tensor], step_counts: Mapping[str, torch.Tensor]) -> None:
         """Note one batch's part of its step."""
         for name, total in sums.items():
             part = total.detach().float() / step_counts[name].clamp(min=1)
+            part = torch.where(part.isfinite(), part, self._usual.get(name, torch.zeros_like(part)))
+            self._usual[name] = part
             self._sums[name] = self._sums[name] + part if name in self._sums else part
 
     def restart(self) -> None:

@@ -32,7 +32,8 @@ def phases_of(config: Config) -> tuple[Phase, ...]:
         if phase.until is not None:
             end = phase.until
         else:
-            assert phase.until_epoch is not None and trainer.num_train_epochs != "auto"
+            assert phase.until_epoch is not None
+            assert trainer.num_train_epochs != "auto"
             end = phase.until_epoch / trainer.num_train_epochs
         made.append(Phase(end, phase.factors.model_dump()))
     return tuple(made) or (Phase(1.0),)

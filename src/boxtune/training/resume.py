@@ -83,6 +83,8 @@ def check_settings(saved: Path, config: Config, run: Path) -> tuple[dict[str, An
 
 
 def _is_free(key: str) -> bool:
+    if key.startswith("trainer.stability."):  # says what to do where numbers are lost anyhow
+        return True
     return key in _FREE_KEYS or (key.split(".")[0] in _FREE_SECTIONS and key not in _FIXED_KEYS)
 
 

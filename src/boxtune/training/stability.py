@@ -36,7 +36,7 @@ class Fault:
     Attributes:
         step: its number, from 1.
         kind: what was not finite first: weights (or the optimizer's state), the loss, or only gradients.
-        groups: that the fault was in; all that learn where only the loss tells.
+        groups: that the fault was in; all that learn where only the loss tells, and its text part is not finite either.
         sample_ids: of the batches whose loss was not finite, over all processes; of the whole step where none was.
         returned_to: step of the snapshot that weights and optimizer were put back to; None: they stayed.
         rate_factors: what faults have left of the rates of those groups.
@@ -95,6 +95,7 @@ class Stability:
         self.stopped = False
         self._good_in_row = self._good_since_change = 0
         self._losses: list[tuple[torch.Tensor, Sequence[str]]] = []  # of the step in hand: not finite?, its samples
+        self._text_is_bad: list[torch.Tensor] = []
         self._usual_loss: torch.Tensor | None = None
         self._ids: tuple[str, ...] = ()  # of the last step, here
 
@@ -115,6 +116,10 @@ class Stability:
         self._usual_loss = torch.where(finite, loss, usual)
         return self._usual_loss
 
+    def note_text(self, text_loss: torch.Tensor) -> None:
+        """Of each batch, the part of its loss that is not the head's: where that is finite, the head is to blame."""
+        self._text_is_bad.append(~text_loss.detach().isfinite())
+
     def judge(self, optimizer: Any, step: int) -> bool:
         """After the last batch of a step, before its gradients are clipped: whether the step may be taken.
 
@@ -130,14 +135,16 @@ class Stability:
         bad_loss = torch.stack([flag for flag, _ in self._losses]).any()
         flags = [bad_loss, *(~_norm(group, bad_loss.device).isfinite() for group in self._gradients())]
         loss_is_bad, *bad = _agreed(torch.stack(flags))
-        batches, self._losses = self._losses, []
+        batches, self._losses, text, self._text_is_bad = self._losses, [], self._text_is_bad, []
         self._ids = tuple(sample_id for _, ids in batches for sample_id in ids)
         if not loss_is_bad and not any(bad):
             self._note_good()
             return True
         suspects = tuple(sample_id for flag, ids in batches if bool(flag) for sample_id in ids)
-        learning = [group for group in self.groups if group not in self.resting()]
-        groups = learning if loss_is_bad else [group for group, is_bad in zip(self.groups, bad, strict=True) if is_bad]
+        if loss_is_bad:
+            groups = self._learning(torch.stack(text).any() if text else bad_loss)
+        else:
+            groups = [group for group, is_bad in zip(self.groups, bad, strict=True) if is_bad]
         for members in self.groups.values():
             for parameter in members:
                 parameter.grad = None
@@ -216,6 +223,12 @@ class Stability:
         if patience is not None and self._good_since_change >= patience:
             self._good_since_change = 0
             self.lowered.update({g: min(1.0, f / self.settings.rate_factor) for g, f in self.lowered.items()})
+
+    def _learning(self, text_is_bad: torch.Tensor) -> list[str]:
+        """Groups that a bad loss may come from: the head alone where the text's part is finite, else all that learn."""
+        learning = [group for group in self.groups if group not in self.resting()]
+        (is_bad,) = _agreed(text_is_bad[None])
+        return ["detection_head"] if not is_bad and "detection_head" in learning else learning
 
     def _gradients(self) -> list[list[torch.Tensor]]:
         return [[p.grad for p in members if p.grad is not None] for members in self.groups.values()]

@@ -23,7 +23,7 @@ from boxtune.models.detection_head.attached import detached
 from boxtune.models.detection_head.saving import load_head, save_head
 from boxtune.models.frozen_vision import frozen_features
 from boxtune.training.clock import RunClock
-from boxtune.training.objective import Objective, TermMeans
+from boxtune.training.objective import LANGUAGE, Objective, TermMeans
 from boxtune.training.rates import Rates
 from boxtune.training.speed import Speed, slow_down
 from boxtune.training.stability import Stability, naming_operations
@@ -71,6 +71,7 @@ class DetectionTrainer(Trainer):
         try:
             return super().train(*args, **kwargs)
         finally:
+            self.rates.phases.release()
             if self.speed is not None:
                 slow_down(self.model)
 
@@ -130,6 +131,8 @@ class DetectionTrainer(Trainer):
         with self.accelerator.autocast():  # its wrapper around the model does not reach the head
             sums = self.objective.sums(outputs.logits, features, whole.get_input_embeddings().weight, targets)
         self.terms.add(sums, counts)
+        if self.stability is not None:
+            self.stability.note_text(sums[LANGUAGE])
         # gradients are averaged over processes, the counts are sums over them
         loss = self.objective.share(sums, counts) * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from boxtune.errors import ModelError
 from boxtune.models.areas import LowRank, prepare_for_training
@@ -93,9 +94,32 @@ def test_a_run_ends_when_an_area_is_cut_off(tmp_path, monkeypatch):
 def test_it_looks_once(tiny):
     model = after_backward(tiny, "qwen2_vl", LORA)
     audit = AuditCallback()
-    from transformers import TrainerControl, TrainerState, TrainingArguments
-
     told = (TrainingArguments(output_dir="unused", report_to=[]), TrainerState(), TrainerControl())
     audit.on_pre_optimizer_step(*told, model=model)
     lose(model)
     audit.on_pre_optimizer_step(*told, model=model)
+    audit.look_again()  # as a phase asks for that wakes a group
+    with pytest.raises(ModelError, match="got no gradient"):
+        audit.on_pre_optimizer_step(*told, model=model)
+
+
+def test_a_dropped_step_is_not_looked_at(tiny):
+    model = after_backward(tiny, "qwen2_vl", LORA)
+    audit = AuditCallback()
+    told = (TrainingArguments(output_dir="unused", report_to=[]), TrainerState(), TrainerControl())
+    gradients = {p: p.grad for p in model.parameters()}
+    model.zero_grad()
+    audit.on_pre_optimizer_step(*told, model=model)
+    assert not audit.done
+    for parameter, gradient in gradients.items():
+        parameter.grad = gradient
+    lose(model)
+    with pytest.raises(ModelError, match="got no gradient"):
+        audit.on_pre_optimizer_step(*told, model=model)
+
+
+def test_what_rests_needs_no_gradient(tiny):
+    model = after_backward(tiny, "qwen2_vl", LORA)
+    resting = next(p for name, p in model.named_parameters() if p.requires_grad and "visual" in name)
+    lose(model)
+    check_gradients(model, new=True, is_resting=lambda parameter: parameter is resting)

@@ -68,7 +68,9 @@ def test_tensorboard_has_a_group_of_each(full):
 def test_adapters_stand_for_themselves_and_leave_no_trace(coco, tmp_path, monkeypatch):
     short_run(coco, tmp_path / "with", *LORA)
     (first, *_) = history(tmp_path / "with")
-    assert set(of(first, "grad_norm")) == {"vision_lora", "language_lora"}
+    for norms in (of(first, "grad_norm"), of(first, "weight_norm")):
+        assert set(norms) == {"vision_lora", "language_lora", "adapter"}
+        assert norms["adapter"] == pytest.approx(math.hypot(norms["vision_lora"], norms["language_lora"]))
     with monkeypatch.context() as patch:
         patch.setattr(GradNormCallback, "on_pre_optimizer_step", lambda *args, **kwargs: None)
         short_run(coco, tmp_path / "without", *LORA)

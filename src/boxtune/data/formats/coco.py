@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from boxtune.data.formats.place import Place, find_image
+from boxtune.data.formats.state import state_of_file
 from boxtune.data.formats.written import Written
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord, declared_size
 from boxtune.data.splits import UNSPLIT, in_order, split_in_name
@@ -56,6 +57,11 @@ def read_split(place: Place, split: str) -> Reading:
         DataError: the file is no JSON, or lacks a section.
     """
     return read_file(_annotation_files(place.local)[split])
+
+
+def state(place: Place, split: str) -> Iterator[str]:
+    """What a reading of the split depends on."""
+    yield state_of_file(_annotation_files(place.local)[split])
 
 
 def read_file(path: Path) -> Reading:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from boxtune.data.formats.place import Place
+from boxtune.data.formats.state import state_of_file
 from boxtune.data.images import open_upright_rgb
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, declared_size
 from boxtune.data.splits import UNSPLIT, canonical_split, in_order, split_in_name
@@ -73,6 +74,14 @@ class RowImage:
 
 
 @dataclass(frozen=True)
+class _RowImages:
+    rows: datasets.Dataset
+
+    def __call__(self, number: str, source: str) -> RowImage:
+        return RowImage(self.rows, int(number), source)
+
+
+@dataclass(frozen=True)
 class _Schema:
     """How to read `objects`: the column of the classes, their names (None: they are text), and the form of boxes."""
 
@@ -101,6 +110,25 @@ def read_split(place: Place, split: str) -> Reading:
     return read_rows(rows, place.options, place.spec, split)
 
 
+def state(place: Place, split: str) -> Iterator[str]:
+    """What a reading of the split depends on: the tables that `datasets` made of it here; nothing where it made none.
+
+    Raises:
+        DataError: the data set cannot be loaded.
+    """
+    for file in _load(place, _own_split_names(place)[split]).cache_files:
+        yield state_of_file(Path(file["filename"]))
+
+
+def images_of(place: Place, split: str) -> Callable[[str, str], RowImage]:
+    """`(number of a row, source)` → its image.
+
+    Raises:
+        DataError: the data set cannot be loaded.
+    """
+    return _RowImages(_undecoded(_load(place, _own_split_names(place)[split]).select_columns(["image"])))
+
+
 def read_rows(rows: datasets.Dataset, options: dict[str, str], spec: str, split: str) -> Reading:
     """All rows of a loaded `datasets.Dataset` with their boxes; `options` as after the `?` of a spec.
 
@@ -110,7 +138,7 @@ def read_rows(rows: datasets.Dataset, options: dict[str, str], spec: str, split:
     schema = _schema(rows, options, spec)
     images = _undecoded(rows.select_columns(["image"]))
     others = rows.select_columns([name for name in _READ_COLUMNS if name in rows.column_names])
-    drafts = [_draft(row, images, index, split, schema) for index, row in enumerate(others)]
+    drafts = (_draft(row, images, index, split, schema) for index, row in enumerate(others))
     note = f"Boxes were read as {schema.box_form}; say ?boxes={'|'.join(_BOX_FORMS)} if they are something else."
     return Reading(drafts, tuple(dict.fromkeys(schema.names)) if schema.names else None, notes=[note])
 

@@ -15,11 +15,12 @@ Image names start from the JSONL's folder or from `images/` in it. `width`, `hei
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from boxtune.data.formats.place import Place, find_image
+from boxtune.data.formats.state import state_of_file
 from boxtune.data.formats.written import Written
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, declared_size
 from boxtune.data.splits import UNSPLIT, in_order, split_in_name
@@ -42,13 +43,12 @@ def split_names(place: Place) -> list[str]:
 
 def read_split(place: Place, split: str) -> Reading:
     """All images of a split with their boxes."""
-    path = _files(place.local)[split]
-    reading = Reading([])
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                reading.drafts.append(_draft(line, path, f"{path.name}, line {number}"))
-    return reading
+    return Reading(_drafts(_files(place.local)[split]))
+
+
+def state(place: Place, split: str) -> Iterator[str]:
+    """What a reading of the split depends on."""
+    yield state_of_file(_files(place.local)[split])
 
 
 def write_split(folder: Path, split: str, images: Iterable[Written], labels: tuple[str, ...]) -> None:
@@ -76,6 +76,13 @@ def _files(path: Path) -> dict[str, Path]:
         if split:
             named[split] = file
     return named or ({UNSPLIT: files[0]} if len(files) == 1 else {})
+
+
+def _drafts(path: Path) -> Iterator[Draft]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield _draft(line, path, f"{path.name}, line {number}")
 
 
 def _draft(line: bytes, path: Path, source: str) -> Draft:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,12 @@ class Reader(Protocol):
 
     def read_split(self, place: Place, split: str) -> Reading:
         """What one of those splits holds."""
+
+    def state(self, place: Place, split: str) -> Iterator[str]:
+        """Texts of which one differs where `read_split` may find something else than before; images are not looked at.
+
+        None at all where that cannot be told.
+        """
 
 
 READERS: dict[str, Reader] = {"coco": coco, "yolo": yolo, "voc": voc, "jsonl": jsonl, "hub": hub}

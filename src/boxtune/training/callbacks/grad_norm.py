@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from boxtune.training.curves import Curves
 
 
 class GradNormCallback(TrainerCallback):
-    """Logs `grad_norm/AREA` and `weight_norm/AREA` of what is trained, adapters as `AREA_lora`; reads, changes nothing.
+    """Logs `grad_norm/AREA` and `weight_norm/AREA` of what is trained; reads, changes nothing.
+
+    Adapters of an area are `AREA_lora`, and all of them together `adapter`, as the group of parameters is called.
 
     Norms are L2, and those of gradients are before clipping, although callbacks see gradients after it only: clipping
     multiplies all by one factor, and the trainer logs the norm of the whole before it. So nothing is computed but in
@@ -59,8 +61,11 @@ class GradNormCallback(TrainerCallback):
         self._pending = None
         clipped = sum(norm**2 for norm in gradients) ** 0.5
         factor = float(logs["grad_norm"]) / clipped if clipped else 1.0
-        figures = {f"grad_norm/{area}": norm * factor for area, norm in zip(self._areas, gradients, strict=True)}
-        figures |= {f"weight_norm/{area}": norm for area, norm in zip(self._areas, weights, strict=True)}
+        norms = {"grad_norm": [norm * factor for norm in gradients], "weight_norm": weights}
+        figures: dict[str, float] = {}
+        for kind, of_areas in norms.items():
+            by_area = dict(zip(self._areas, of_areas, strict=True))
+            figures |= {f"{kind}/{area}": norm for area, norm in (by_area | _of_adapters(by_area)).items()}
         self.curves.add_beside(figures, state)
 
 
@@ -68,6 +73,12 @@ def area_name(family: Family, parameter_name: str) -> str:
     """`vision`, `merger`, `language`, `lm_head`; `language_lora` and the like for adapters."""
     area = family.area_of(bare_name(parameter_name))
     return f"{area}_lora" if ".lora_" in parameter_name else area
+
+
+def _of_adapters(norms: Mapping[str, float]) -> dict[str, float]:
+    """The parameter group `adapter`: those of all areas together."""
+    adapters = [norm for area, norm in norms.items() if area.endswith("_lora")]
+    return {"adapter": sum(norm**2 for norm in adapters) ** 0.5} if adapters else {}
 
 
 @torch.no_grad()

@@ -42,9 +42,3 @@ class PhaseCallback(TrainerCallback):
         if len(self.phases.phases) > 1 and self.phases.index != self._said:
             self._said = self.phases.index
             self.say(f"Phase {self.phases}; from step {state.global_step + 1}")
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Leave the model as it was found."""
-        self.phases.release()
