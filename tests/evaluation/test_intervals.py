@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from boxtune.errors import DataError
 from boxtune.evaluation.intervals import (
@@ -17,8 +20,10 @@ from boxtune.evaluation.intervals import (
     interval_of,
     is_unanimous,
     paired_difference,
+    redrawn_figures,
 )
 from boxtune.evaluation.metrics import Metrics
+from boxtune.evaluation.ranking import rank_images
 from evaluation.judged_scenes import image, measured, random_images
 
 BOX = [0, 0, 100, 100]
@@ -30,6 +35,43 @@ def test_every_headline_figure_lies_in_its_interval():
     assert metrics.intervals.figures.keys() == set(HEADLINE)
     for name, interval in metrics.intervals.figures.items():
         assert interval.low < getattr(metrics, name) < interval.high
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 5, 80]), st.integers(2, 40))
+@settings(max_examples=40, deadline=None)
+def test_no_interval_leaves_out_its_figure(seed, labels, count):
+    images = random_images(seed, count, labels=labels)
+    metrics = measured(images, 60)
+    for name, interval in metrics.intervals.figures.items():
+        if interval is not None:
+            assert 0 <= interval.low <= getattr(metrics, name) + 1e-9
+            assert getattr(metrics, name) - 1e-9 <= interval.high <= 1
+
+
+def test_the_interval_of_ap_holds_what_other_images_give():
+    """Five labels on 50 images: of 40 such sets the percentile interval of AP50 holds the figure of 3000 images in half."""
+    everything = random_images(999, 3000, labels=5)
+    (truly,) = redrawn_figures(everything, rank_images(everything), np.ones((1, 3000), int))["map50"].values
+    held = {True: 0, False: 0}
+    for seed in range(40):
+        images = random_images(seed, 50, labels=5)
+        ranked = rank_images(images)
+        (figure,) = redrawn_figures(images, ranked, np.ones((1, 50), int))["map50"].values
+        redrawn = redrawn_figures(images, ranked, draw_images(50, 200, seed))["map50"]
+        for mirrored in held:
+            interval = interval_of(figure, dataclasses.replace(redrawn, is_raised=mirrored), 0.95)
+            held[mirrored] += interval.low <= truly <= interval.high
+    assert held[True] >= 32 > held[False]
+
+
+def test_basic_intervals_by_hand():
+    values = np.linspace(0.4, 0.6, 201)
+    raised = Redrawn(values, (60,), is_raised=True)
+    assert interval_of(0.45, Redrawn(values, (60,)), 0.95) == Interval(pytest.approx(0.405), pytest.approx(0.595))
+    assert interval_of(0.45, raised, 0.95) == Interval(pytest.approx(0.305), pytest.approx(0.495))
+    # all redrawn values lie above the figure: what is taken off reaches down from it, to 0 at most
+    assert interval_of(0.3, raised, 0.95) == Interval(pytest.approx(0.005), 0.3)
+    assert interval_of(0.25, raised, 0.95) == Interval(0.0, 0.25)
 
 
 def test_the_seed_decides():
@@ -145,7 +187,7 @@ def test_images_without_boxes_are_no_evidence_of_how_boxes_are_found():
 def test_nothing_agrees_with_nothing():
     assert not is_unanimous(np.array([np.nan]))
     assert is_unanimous(np.array([0.3, np.nan, 0.1 + 0.2]))
-    assert interval_of(Redrawn(np.array([np.nan]), ()), 0.95) is None
+    assert interval_of(0.5, Redrawn(np.array([np.nan]), ()), 0.95) is None
 
 
 def test_metrics_come_back_from_their_file():

@@ -79,6 +79,15 @@ def test_few_images_are_changed(wish, num_images, augment):
     assert auto.fit_training(config, SMALL, num_images, CPU).data.augment == augment
 
 
+def test_what_has_a_rate_of_0_is_frozen():
+    config = load_config(None, ["trainer.rates.vision=0", "trainer.rates.adapter=0"])
+    assert auto.fit_areas(config, SMALL).adapter.model_dump(exclude={"lora"}) == {
+        "language": "full",
+        "vision": "frozen",
+        "merger": "full",
+    }
+
+
 def test_what_is_said_stays():
     said = [
         "trainer.per_device_train_batch_size=5",
@@ -88,6 +97,7 @@ def test_what_is_said_stays():
         "trainer.gradient_checkpointing=true",
         "data.num_workers=3",
         "evaluation.batch_size=2",
+        "evaluation.decoder=text",
         "model.min_pixels=1000",
         "model.max_pixels=2000",
     ]

@@ -15,6 +15,8 @@ from boxtune.data.sample import Sample
 from boxtune.detections import Detections
 from boxtune.losses import detection, language
 from boxtune.losses.detection import DetectionLossConfig
+from boxtune.models.areas import recompute_activations
+from boxtune.models.compile import compile_blocks
 from boxtune.models.detection_head.attached import attach
 from boxtune.models.detection_head.config import fitted_to
 from boxtune.models.detection_head.head import DetectionHead
@@ -75,6 +77,22 @@ def test_batching_changes_neither_loss_nor_gradients(tiny, samples, model_type):
         for name, gradient in gradients.items():
             largest = max(float(expected[name].abs().max()), 1e-3)
             assert torch.allclose(gradient, expected[name], rtol=0, atol=1e-5 * largest), (batching, name)
+
+
+@pytest.mark.parametrize("way", ["checkpointing", "compiled"])
+def test_what_makes_a_step_smaller_or_faster_changes_nothing(tiny, samples, way):
+    model, objective, objects = with_head(tiny, "qwen3_vl")
+    batch = collator("qwen3_vl", objects, "packed")(samples)
+    expected_loss, expected = step(model.train(), objective, [batch])
+    if way == "checkpointing":
+        recompute_activations(model)
+    else:
+        compile_blocks(model, backend="eager")
+    loss, gradients = step(model, objective, [batch])
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_is_the_language_loss_and_the_weighted_terms_of_the_head(tiny, samples):

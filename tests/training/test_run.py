@@ -13,10 +13,13 @@ from peft import PeftModel
 from safetensors import SafetensorError
 
 from boxtune.config.load import load_config
+from boxtune.data.dataset import load_dataset
 from boxtune.errors import BoxtuneError, ConfigError, DataError, SaveError
+from boxtune.evaluation.evaluate import evaluate_model
 from boxtune.inference.detector import load_detector
 from boxtune.models.contract import Contract, pixel_limits, read_contract
 from boxtune.models.tiny import build_tiny
+from boxtune.training import auto
 from boxtune.training.callbacks.checkpoints import last_checkpoint
 from boxtune.training.clock import RunClock
 from boxtune.training.run import train
@@ -82,6 +85,25 @@ def test_figures_of_the_evaluation_at_the_end(evaluated):
     assert figures["num_boxes"] == sum(len(r["labels"]) for r in per_image_labels(folder))
     assert result.metrics is not None
     assert result.metrics.to_dict() == figures
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("model.dtype=auto",), ("model.dtype=bfloat16",), ("model.dtype=auto", "adapter.language=lora")],
+    ids=["bf16 steps", "bf16 weights", "adapter"],
+)
+def test_figures_of_a_run_are_those_of_its_folder(overrides, coco, tmp_path, monkeypatch):
+    monkeypatch.setattr(auto, "_cpu_computes_bf16", lambda: True)
+    watched = ("evaluation.every=4", "evaluation.watch_split=val", "trainer.learning_rate=0.003")
+    folder = tmp_path / "run"
+    result, _ = short_run(coco, folder, "evaluation.at_end=true", "data.val_split=train", *watched, *overrides)
+    evaluation = evaluate_model(str(folder), load_dataset(str(coco)))
+    assert evaluation.metrics == result.metrics
+    lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert [image.prediction.text for image in evaluation.images] == [line["text"] for line in lines]
+    scores = [row["score"] for row in json.loads((folder / "predictions.json").read_text())]
+    found = [s for one in evaluation.judged for s in one.ranked.scores.tolist()]
+    assert scores == pytest.approx(found, abs=1e-9)
 
 
 def per_image_labels(folder: Path) -> list[dict]:

@@ -30,6 +30,7 @@ def command(
     """
     from rich.console import Console
 
+    from boxtune.console import say
     from boxtune.data.dataset import available_splits
     from boxtune.data.splits import UNSPLIT
     from boxtune.errors import ConfigError
@@ -51,15 +52,15 @@ def command(
     )
     held = samples.subset(range(max(0, len(samples) - max_images), len(samples)))
     if warning := seen_in_training(folder, len(samples), len(held)):
-        said.print(warning, highlight=False, soft_wrap=True)
+        say(said, warning)
     detector = load_detector(model, device, batch_size=batch_size, quantize=quantize, calibrated=False)
     if not detector.labels:
         detector.labels = samples.labels
     fit = fit_calibrator(evaluate(detector, held, console=said, details=True).judged)
     errors = ", ".join(f"{kind} {error:.3f}" for kind, error in fit.ece_of_kind.items())
-    console.print(f"Calibration error on images held out from the fit: {errors}.", highlight=False, soft_wrap=True)
+    say(console, f"Calibration error on images held out from the fit: {errors}.")
     if fit.calibrator is None:
-        console.print("Scores are best left as they are; nothing is written.", highlight=False)
+        say(console, "Scores are best left as they are; nothing is written.")
         return
     fit.calibrator.save(folder)
-    console.print(f"Written to {folder / FILE_NAME} ({fit.calibrator.kind}).", highlight=False, soft_wrap=True)
+    say(console, f"Written to {folder / FILE_NAME} ({fit.calibrator.kind}).")

@@ -141,6 +141,7 @@ def _models(
     from rich.console import Console
 
     from boxtune.cli.options import claim_output_dir, split_labels
+    from boxtune.console import say
     from boxtune.evaluation.compare import compare_models, write_comparison
     from boxtune.evaluation.compare_page import PAGE_FILE, write_models_page
     from boxtune.evaluation.evaluate import evaluate_model, open_judged, write_evaluation
@@ -151,7 +152,7 @@ def _models(
     samples = open_judged(data, split, skipped_path=skipped, console=console, **opening)
     evaluations = {}
     for number, name in enumerate(names, start=1):
-        console.print(f"{number} of {len(names)}: {name}", highlight=False, soft_wrap=True)
+        say(console, f"{number} of {len(names)}: {name}")
         evaluations[name] = evaluate_model(name, samples, labels=split_labels(labels), console=console, **asking)
         write_evaluation(output_dir / f"{number}-{Path(name).name.replace(':', '-')}", evaluations[name])
     comparison = compare_models(evaluations)
@@ -163,6 +164,7 @@ def _models(
 def _show(comparison: Any, output_dir: Path | None, json: bool) -> None:
     from rich.console import Console
 
+    from boxtune.console import say
     from boxtune.evaluation.compare import print_comparison
     from boxtune.evaluation.compare_page import PAGE_FILE
 
@@ -172,7 +174,7 @@ def _show(comparison: Any, output_dir: Path | None, json: bool) -> None:
     console = Console()
     print_comparison(comparison, console)
     if output_dir is not None:
-        console.print(f"Written to {output_dir}; look at {output_dir / PAGE_FILE}", highlight=False, soft_wrap=True)
+        say(console, f"Written to {output_dir}; look at {output_dir / PAGE_FILE}")
 
 
 def _as_overrides(
@@ -200,6 +202,7 @@ def _recipes(
 ) -> None:
     from rich.console import Console
 
+    from boxtune.console import say
     from boxtune.evaluation.compare_page import PAGE_FILE
     from boxtune.training.comparison import compare_recipes
     from boxtune.training.comparison_results import print_recipes
@@ -212,4 +215,4 @@ def _recipes(
     else:
         console = Console()
         print_recipes(comparison, console)
-        console.print(f"Written to {output_dir}; look at {output_dir / PAGE_FILE}", highlight=False, soft_wrap=True)
+        say(console, f"Written to {output_dir}; look at {output_dir / PAGE_FILE}")

@@ -19,10 +19,11 @@ def command(
     """Write a data set in another format; images are copied, every split is kept."""
     from rich.console import Console
 
+    from boxtune.console import say
     from boxtune.data.convert import convert_dataset
 
     skipped = output_dir.with_name(output_dir.name + ".skipped.jsonl") if on_error == "skip" else None
     done = convert_dataset(data, to, output_dir, format=data_format, on_error=on_error, skipped_path=skipped)
     counts = ", ".join(f"{split}: {count} images" for split, count in done.num_images.items())
     left_out = f"; {len(done.skipped)} records left out, see {skipped}" if done.skipped else ""
-    Console().print(f"{counts}{left_out}; written to {output_dir} as {to}", highlight=False, soft_wrap=True)
+    say(Console(), f"{counts}{left_out}; written to {output_dir} as {to}")

@@ -47,6 +47,7 @@ def command(
     from rich.console import Console
 
     from boxtune.cli.options import claim_output_dir, split_labels, tell_of_packed_base
+    from boxtune.console import say
     from boxtune.evaluation.evaluate import evaluate, open_judged, write_evaluation
     from boxtune.evaluation.report import write_report
     from boxtune.evaluation.summary import print_metrics
@@ -77,4 +78,4 @@ def command(
     else:
         console = Console()
         print_metrics(evaluation.metrics, f"{model} on {data}", console)
-        console.print(f"Written to {output_dir}; look at {report}", highlight=False, soft_wrap=True)
+        say(console, f"Written to {output_dir}; look at {report}")

@@ -46,6 +46,7 @@ def command(
     from rich.console import Console
 
     from boxtune.cli.options import check_writable
+    from boxtune.console import say
     from boxtune.data.dataset import load_dataset
     from boxtune.inspection.dataset import chosen_samples, print_summary, summarize_dataset, write_sheet
     from boxtune.inspection.dataset_explore import explore
@@ -63,7 +64,7 @@ def command(
         from boxtune.data.records import write_skipped
 
         write_skipped(folder / "skipped.jsonl", dataset.skipped)
-        console.print(f"{len(dataset.skipped)} bad records left out, see {folder / 'skipped.jsonl'}", soft_wrap=True)
+        say(console, f"{len(dataset.skipped)} bad records left out, see {folder / 'skipped.jsonl'}")
     encoder = _encoder(config, model, overrides, dataset.labels)
     exploration = explore(dataset, encoder, max_compared=max_compared, console=Console(stderr=True))
     print_summary(summarize_dataset(dataset), data, console, exploration.figures.splits)

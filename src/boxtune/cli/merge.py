@@ -28,11 +28,8 @@ def command(
     import torch
     from rich.console import Console
 
+    from boxtune.console import say
     from boxtune.models.merge import merge_adapter
 
     difference = merge_adapter(adapter, output_dir, base=base, dtype=getattr(torch, dtype))
-    Console().print(
-        f"Merged into {output_dir}; largest difference of logits {difference:.1e} of the largest logit.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(Console(), f"Merged into {output_dir}; largest difference of logits {difference:.1e} of the largest logit.")

@@ -26,6 +26,7 @@ def command(
     from rich.console import Console
 
     from boxtune.cli.options import claim_output_dir, split_labels, tell_of_packed_base
+    from boxtune.console import say
     from boxtune.inference.detector import load_detector
     from boxtune.inference.predict import find_images, predict_images
 
@@ -40,8 +41,4 @@ def command(
         typer.echo(f"The model was not taught {', '.join(strange)}; it knows {', '.join(known)}.", err=True)
     num_boxes = predict_images(detector, paths, output_dir, min_score=min_score, console=Console(stderr=True))
     looked_for = ", ".join(detector.labels)
-    Console().print(
-        f"Looked for {looked_for}. Boxes: {num_boxes}, pictures: {len(paths)}; written to {output_dir}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(Console(), f"Looked for {looked_for}. Boxes: {num_boxes}, pictures: {len(paths)}; written to {output_dir}")

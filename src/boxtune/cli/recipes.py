@@ -17,6 +17,7 @@ def command(
     from rich.table import Table
 
     from boxtune.config.recipes import RECIPES
+    from boxtune.console import say
 
     if json:
         typer.echo(json_module.dumps([dataclasses.asdict(recipe) for recipe in RECIPES.values()], indent=2))
@@ -38,4 +39,4 @@ def command(
             )
     console = Console()
     console.print(table, highlight=False)
-    console.print("\nboxtune train --recipe NAME --model M --data D --output-dir DIR", highlight=False)
+    say(console, "\nboxtune train --recipe NAME --model M --data D --output-dir DIR")

@@ -33,6 +33,7 @@ def command(
     from rich.console import Console
 
     from boxtune.config.load import load_config
+    from boxtune.console import say
     from boxtune.evaluation.summary import print_metrics
 
     given = {
@@ -59,12 +60,11 @@ def command(
     if result.metrics is not None:
         print_metrics(result.metrics, f"{settings.data.val_split} split", console)
         report = result.output_dir / "report.html"
-        console.print(f"Look at {report}", highlight=False, soft_wrap=True)
-    console.print(
+        say(console, f"Look at {report}")
+    say(
+        console,
         f"{result.num_steps} steps in {result.seconds / 60:.1f} min. The model is in {result.output_dir}; try it: "
         f"boxtune predict --model {result.output_dir} --image PHOTO --output-dir found",
-        highlight=False,
-        soft_wrap=True,
     )
     return 0
 

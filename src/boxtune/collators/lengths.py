@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from array import array
+from collections.abc import Sequence
+
 from boxtune.collators.encode import SampleEncoder, render
+from boxtune.data.columns import record_columns
 from boxtune.data.dataset import DetectionDataset
 from boxtune.detections import Detections
 from boxtune.errors import DataError
@@ -25,19 +30,22 @@ def num_tokens(encoder: SampleEncoder, detections: Detections, image_hw: Span) -
     return len(text_tokens) - 1 + num_image_tokens(encoder, image_hw)
 
 
-def sample_lengths(encoder: SampleEncoder, samples: DetectionDataset) -> list[int]:
+def sample_lengths(encoder: SampleEncoder, samples: DetectionDataset) -> Sequence[int]:
     """Tokens of every conversation, as `num_tokens` counts them; of what all have in common once."""
-    if len(samples) == 0:
-        return []
-    first = num_tokens(encoder, samples.detections(0), samples.image_hw(0))
-    sizes = [samples.image_hw(index) for index in range(len(samples))]
-    answers = [
-        encoder.style.answer(samples.detections(index), image_hw, image_hw)["content"][0]["text"]
-        for index, image_hw in enumerate(sizes)
-    ]
-    tokens = encoder.processor.tokenizer(answers, add_special_tokens=False)["input_ids"]
-    own = [len(ids) + num_image_tokens(encoder, hw) for ids, hw in zip(tokens, sizes, strict=True)]
-    return [first - own[0] + number for number in own]
+    own = array("q")
+    image_tokens = functools.cache(lambda image_hw: num_image_tokens(encoder, image_hw))
+    for batch in record_columns(samples.records):  # so that the tokens of a million answers are never there together
+        sizes = [(height, width) for height, width in batch.image_hw.tolist()]
+        answers = [
+            encoder.style.answer(detections, image_hw, image_hw)["content"][0]["text"]
+            for detections, image_hw in zip(batch.detections, sizes, strict=True)
+        ]
+        tokens = encoder.processor.tokenizer(answers, add_special_tokens=False)["input_ids"]
+        own.extend(len(ids) + image_tokens(image_hw) for ids, image_hw in zip(tokens, sizes, strict=True))
+    if not own:
+        return own
+    in_common = num_tokens(encoder, samples.detections(0), samples.image_hw(0)) - own[0]
+    return array("q", (in_common + number for number in own))
 
 
 def token_shares(encoder: SampleEncoder, samples: DetectionDataset, labels: str) -> dict[str, float]:

@@ -213,7 +213,7 @@ class StabilityConfig(Section):
         0.5, description="What a fault multiplies the learning rate of its group by."
     )
     recover_steps: Count | None = Field(
-        10, description="Good steps after which one such factor is taken back; null: never."
+        5, description="Good steps after which one such factor is taken back; null: never."
     )
     stop_after: Count = Field(5, description="Faults in a row after which the run ends, with a checkpoint.")
     anomaly_mode: bool = Field(

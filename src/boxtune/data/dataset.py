@@ -11,9 +11,11 @@ from typing import Literal, overload
 
 import numpy as np
 
+from boxtune.data.columns import record_columns, select
 from boxtune.data.formats.place import Place, parse_place
 from boxtune.data.formats.registry import READERS, find_format
-from boxtune.data.records import Record, SkippedRecord, check_reading, write_skipped
+from boxtune.data.opening import forget, joined, open_splits
+from boxtune.data.records import Record, SkippedRecord, write_skipped
 from boxtune.data.sample import Sample
 from boxtune.data.splits import canonical_split, choose_splits
 from boxtune.detections import Detections
@@ -32,7 +34,7 @@ class DetectionDataset(Sequence[Sample]):
     Safe to share between threads and to send to other processes.
 
     Attributes:
-        records: one an image, not decoded.
+        records: one an image, not decoded; a list, or mapped from the index of a large data set.
         labels: class names in the data set's declared order, or sorted where it declares none.
         name: a short name for reports.
         split: `train`, `val`, `test` or another name; None where all splits were read.
@@ -41,7 +43,7 @@ class DetectionDataset(Sequence[Sample]):
         notes: what the format leaves out by rule, or how it was understood, for the user to know.
     """
 
-    records: list[Record]
+    records: Sequence[Record]
     labels: tuple[str, ...]
     name: str
     split: str | None = None
@@ -69,12 +71,15 @@ class DetectionDataset(Sequence[Sample]):
         record = self.records[index]
         try:
             image = record.open_image()
+            if (image.height, image.width) != record.image_hw:
+                (height, width), named = record.image_hw, f" '{record.image}'" if record.file_name else ""
+                raise DataError(
+                    f"the image{named} has changed its size since it was checked, from {width}×{height} px to "
+                    f"{image.width}×{image.height}. Put the old one back or mend its boxes, and start again."
+                )
         except DataError as error:
+            forget(self.records, index)
             raise DataError(f"{record.source}: {error}") from error
-        if (image.height, image.width) != record.image_hw:
-            raise DataError(
-                f"{record.source}: the image has changed its size since the data set was opened. Open it again."
-            )
         return Sample(record.id, image, record.detections, record.source)
 
     def image_hw(self, index: int) -> tuple[int, int]:
@@ -87,7 +92,7 @@ class DetectionDataset(Sequence[Sample]):
 
     def subset(self, indices: Iterable[int]) -> DetectionDataset:
         """The images at these positions, in this order."""
-        return replace(self, records=[self.records[index] for index in indices])
+        return replace(self, records=select(self.records, indices))
 
     def split_off(self, fraction: float, seed: int = 0) -> tuple[DetectionDataset, DetectionDataset]:
         """`(rest, held)`: the same images are held back each time, and few change sides when images are added.
@@ -104,16 +109,20 @@ class DetectionDataset(Sequence[Sample]):
         if len(self) < 2:
             raise DataError(f"Data set '{self.name}' has {len(self)} image: too few to hold some back. Add images.")
         num_held = min(max(1, round(len(self) * fraction)), len(self) - 1)
-        lots = [hashlib.sha256(f"{seed}/{record.id}".encode()).digest() for record in self.records]
-        held = set(sorted(range(len(self)), key=lots.__getitem__)[:num_held])
-        return self.subset(i for i in range(len(self)) if i not in held), self.subset(sorted(held))
+        ids = (image_id for batch in record_columns(self.records) for image_id in batch.ids)
+        lots = b"".join(hashlib.sha256(f"{seed}/{image_id}".encode()).digest() for image_id in ids)
+        is_held = np.zeros(len(self), dtype=bool)
+        is_held[np.argsort(np.frombuffer(lots, dtype="S32"), kind="stable")[:num_held]] = True
+        return self.subset(np.flatnonzero(~is_held)), self.subset(np.flatnonzero(is_held))
 
     def fingerprint(self) -> str:
         """SHA-256 over ids, sizes, boxes and labels (not over pixels): equal for equal annotations, on any machine."""
         digest = hashlib.sha256(repr(self.labels).encode())
-        for record in self.records:
-            digest.update(repr((record.id, tuple(record.image_hw), record.detections.labels)).encode())
-            digest.update(np.ascontiguousarray(record.detections.xyxy, dtype="<f8").tobytes())
+        for batch in record_columns(self.records):
+            boxes, end = batch.xyxy.astype("<f8").tobytes(), 0
+            for row in zip(batch.ids, map(tuple, batch.image_hw.tolist()), batch.box_labels, strict=True):
+                start, end = end, end + 32 * len(row[-1])
+                digest.update(repr(row).encode() + boxes[start:end])
         return digest.hexdigest()
 
 
@@ -192,21 +201,19 @@ def _unreadable_as_data_error(spec: str) -> Iterator[None]:
 
 def _read(place: Place, format_name: str, splits: list[str]) -> DetectionDataset:
     """The splits one after the other, as one data set."""
-    records: list[Record] = []
-    skipped: list[SkippedRecord] = []
-    notes: list[str] = []
-    declared: list[str] = []
-    for split in splits:
-        reading = READERS[format_name].read_split(place, split)
-        good, bad = check_reading(reading, f"{split}/" if len(splits) > 1 else "")
-        records += good
-        skipped += bad
-        notes += [note for note in reading.notes if note not in notes]
-        declared += reading.labels or ()
-    used = {label for record in records for label in record.detections.labels}
-    labels = tuple(dict.fromkeys(declared)) or tuple(sorted(used))
-    only = splits[0] if len(splits) == 1 else None
-    return DetectionDataset(records, labels, place.name, only, format_name, skipped, notes)
+    prefixes = [f"{split}/" if len(splits) > 1 else "" for split in splits]
+    parts = open_splits(place, format_name, dict(zip(splits, prefixes, strict=True)))
+    declared = [label for part in parts for label in part.labels or ()]
+    used = {label for part in parts for label in part.used}
+    return DetectionDataset(
+        records=joined([part.records for part in parts]),
+        labels=tuple(dict.fromkeys(declared)) or tuple(sorted(used)),
+        name=place.name,
+        split=splits[0] if len(splits) == 1 else None,
+        format=format_name,
+        skipped=[bad for part in parts for bad in part.skipped],
+        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
 
 
 def _complaint(dataset: DetectionDataset) -> str:

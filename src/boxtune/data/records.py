@@ -7,6 +7,7 @@ whose boxes fit the upright image, or raises `BadRecordError` with the reason.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -179,7 +180,7 @@ def used_more_than_once(image_id: str, num_uses: int) -> BadRecordError:
 def declared_size(height: object, width: object) -> tuple[int, int] | None:
     """`(height, width)` of an annotation, or None where it gives none; some tools write 0 for "not known"."""
     if isinstance(height, int | float) and isinstance(width, int | float) and height > 0 and width > 0:
-        return (round(height), round(width)) if np.isfinite([height, width]).all() else None
+        return (round(height), round(width)) if math.isfinite(height) and math.isfinite(width) else None
     return None
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from boxtune.console import say
 from boxtune.errors import DataError, SaveError
 from boxtune.evaluation.coco import ScoredFiles, read_scored
 from boxtune.evaluation.evaluate import Evaluation
@@ -200,11 +200,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         f"{comparison.num_images} images. Below a figure: {comparison.level:.0%} of redrawn sets of them; beside a "
         "difference: the share of sets on which the model is better."
     )
-    console.print(title, highlight=False, soft_wrap=True)
+    say(console, title)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for number, model in enumerate(comparison.models, start=1):
-        console.print(escape(f"{number}: {model.name}"), highlight=False, soft_wrap=True)
+        say(console, f"{number}: {model.name}")
         table.add_column(str(number), justify="right", no_wrap=True)
         if model.against_baseline:
             table.add_column(f"{number} - 1", justify="right", no_wrap=True)
@@ -219,7 +219,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(table, highlight=False)
     for model in comparison.models:
         for note in notes(model.metrics):
-            console.print(escape(f"{model.name}: {note}"), highlight=False, soft_wrap=True)
+            say(console, f"{model.name}: {note}")
 
 
 def _figure_cell(metrics: Metrics, figure: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from boxtune.console import say
+from boxtune.data.columns import used_labels
 from boxtune.data.dataset import DetectionDataset, OnError, available_splits, load_dataset
 from boxtune.data.sample import Sample
 from boxtune.data.splits import UNSPLIT
@@ -175,11 +177,7 @@ def open_judged(
     if undivided and split not in (None, UNSPLIT):
         raise DataError(f"{data} has no splits, so none called '{split}': leave --split out to evaluate on all images.")
     if undivided and console is not None:
-        console.print(
-            f"{data} has no splits: every image is judged, also those that a training on it has seen.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, f"{data} has no splits: every image is judged, also those that a training on it has seen.")
     if split is None and not undivided and "val" not in splits:
         where = "in a training on it, part of train is held out instead: its figures are in that run's metrics.json"
         raise DataError(
@@ -201,8 +199,7 @@ def check_labels(asked: Sequence[str], samples: Any, console: Console | None = N
     Raises:
         DataError: no true box has a label that is asked for.
     """
-    records = getattr(samples, "records", ())
-    true = {label for record in records for label in record.detections.labels}
+    true = used_labels(getattr(samples, "records", ()))
     strange = sorted(true - set(asked))
     if not asked or not strange:
         return
@@ -212,7 +209,7 @@ def check_labels(asked: Sequence[str], samples: Any, console: Console | None = N
             "name the data set's own with --labels, or rename them in one of the two."
         )
     if console is not None:
-        console.print(f"The model is not asked for {_some(strange)}: such boxes count as missed.", soft_wrap=True)
+        say(console, f"The model is not asked for {_some(strange)}: such boxes count as missed.")
 
 
 def _some(labels: Sequence[str]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from boxtune.console import plain, say
 from boxtune.evaluation.errors import ERROR_KINDS, ErrorSummary
 from boxtune.evaluation.intervals import Intervals
 from boxtune.evaluation.metrics import CONSTANT_SCORES, Metrics
@@ -85,7 +85,7 @@ def print_metrics(metrics: Metrics, title: str, console: Console) -> None:
         console: where to print.
     """
     figures = headline(metrics)
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=plain(title), title_justify="left")
     for name, _ in figures:
         table.add_column(name, justify="right")
     table.add_row(*(text for _, text in figures))
@@ -95,7 +95,7 @@ def print_metrics(metrics: Metrics, title: str, console: Console) -> None:
     if len(metrics.per_class) > 1:
         console.print(_class_table(metrics))
     for line in [*behind(metrics), *notes(metrics)]:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def print_evaluation_results(metrics: Metrics, model_name: str = "Model") -> None:
@@ -149,7 +149,7 @@ def _class_table(metrics: Metrics) -> Table:
         table.add_column(name, justify="right")
     for label, figures in list(metrics.per_class.items())[:MAX_CLASSES]:
         table.add_row(
-            escape(label), format_share(figures["ap"]), format_share(figures["ap50"]), str(figures["num_boxes"])
+            plain(label), format_share(figures["ap"]), format_share(figures["ap50"]), str(figures["num_boxes"])
         )
     hidden = len(metrics.per_class) - MAX_CLASSES
     if hidden > 0:

@@ -1,19 +1,22 @@
-"""Boxes of the text and of the detection head as one list: what both found rises, what one found stays.
+"""Boxes of the text and of the detection head as one list: what both found rises.
 
 Two boxes agree where they have one label and overlap; each agrees with one other at most, the surest pairs first. Of a
-pair the score is 1 − (1 − p)(1 − q), as of two witnesses who err independently, and the box lies between the two,
-weighted by score (weighted boxes fusion, Solovyev et al. 2021, arXiv 1910.13302, eq. 2). A box that one of them found
-alone keeps its score: fusion takes nothing away.
+pair the box is that of the text, which was written number after number, each knowing the ones before, and lay closer
+wherever it was measured. Its score becomes 1 − (1 − p)(1 − q a), as of two witnesses who err independently, the second
+heard as far as it says the same: a rises from 0 at the least overlap to 1 where the boxes are one. A box that the text
+found alone keeps its score. One that the head found alone counts less, as in weighted boxes fusion, where it would be
+divided by the number of models (Solovyev et al. 2021, arXiv 1910.13302); 0.3 was the best of 1, 0.5, 0.4, 0.3 and 0
+beside the embedded model.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from boxtune.detections import Detections, box_iou
+from boxtune.detections import Detections, FloatArray, box_iou
 
 AGREE_IOU = 0.5
-_NO_SCORE = 1e-12  # of both together: neither box is better known
+HEAD_ALONE = 0.3
 
 
 def fuse(text: Detections, head: Detections, agree_iou: float = AGREE_IOU) -> Detections:
@@ -25,22 +28,21 @@ def fuse(text: Detections, head: Detections, agree_iou: float = AGREE_IOU) -> De
     """
     assert text.scores is not None
     assert head.scores is not None
-    partner = _partners(text, head, agree_iou)
-    agreed = np.flatnonzero(partner >= 0)
-    boxes, scores = text.xyxy.copy(), text.scores.copy()
-    p, q = text.scores[agreed, None], head.scores[partner[agreed], None]
-    share = np.divide(p, p + q, out=np.full_like(p, 0.5), where=p + q > _NO_SCORE)
-    boxes[agreed] = share * text.xyxy[agreed] + (1 - share) * head.xyxy[partner[agreed]]
-    scores[agreed] = (1 - (1 - p) * (1 - q))[:, 0]
-    alone = np.setdiff1d(np.arange(len(head)), partner[agreed])
-    return Detections(boxes, text.labels, scores).joined(head.select(alone))
+    partner, overlap = _partners(text, head, agree_iou)
+    paired = partner >= 0
+    agreement = np.where(paired, (overlap - agree_iou) / (1 - agree_iou), 0.0)
+    second = np.where(paired, head.scores[partner] if len(head) else 0.0, 0.0)
+    risen = text.with_scores(np.minimum(text.scores + (1 - text.scores) * second * agreement, 1.0))
+    alone = head.select(np.setdiff1d(np.arange(len(head)), partner))
+    assert alone.scores is not None
+    return risen.joined(alone.with_scores(HEAD_ALONE * alone.scores))
 
 
-def _partners(text: Detections, head: Detections, agree_iou: float) -> np.ndarray:
-    """`[N]` the head's box that agrees with each box of the text, −1 where none does."""
-    partner = np.full(len(text), -1)
+def _partners(text: Detections, head: Detections, agree_iou: float) -> tuple[np.ndarray, FloatArray]:
+    """`[N]` the head's box that agrees with each box of the text, −1 where none does; `[N]` their IoU."""
+    partner, shared = np.full(len(text), -1), np.zeros(len(text))
     if not len(text) or not len(head):
-        return partner
+        return partner, shared
     assert text.scores is not None
     assert head.scores is not None
     same = np.array(text.labels, dtype=object)[:, None] == np.array(head.labels, dtype=object)[None]
@@ -50,5 +52,5 @@ def _partners(text: Detections, head: Detections, agree_iou: float) -> np.ndarra
         fitting = np.flatnonzero(free & (overlap[index] >= agree_iou))
         if len(fitting):
             best = fitting[np.argmax(head.scores[fitting])]
-            partner[index], free[best] = best, False
-    return partner
+            partner[index], shared[index], free[best] = best, overlap[index, best], False
+    return partner, shared

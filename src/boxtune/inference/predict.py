@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from boxtune.console import say
 from boxtune.data.images import open_upright_rgb
 from boxtune.detections import Detections, xyxy_to_xywh
 from boxtune.errors import DataError, SaveError
@@ -85,7 +86,7 @@ def predict_images(
     except OSError as error:
         raise SaveError(f"{output_dir} cannot be written: {error.strerror or error}.") from None
     if num_unread and console is not None:
-        console.print(f"{num_unread} of {len(paths)} answers could not be read and gave no box.", soft_wrap=True)
+        say(console, f"{num_unread} of {len(paths)} answers could not be read and gave no box.")
     return len(rows)
 
 

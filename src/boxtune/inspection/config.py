@@ -12,6 +12,7 @@ from rich.table import Table
 from boxtune.config.checks import check_names
 from boxtune.config.load import flatten, load_with_origins
 from boxtune.config.schema import Config
+from boxtune.console import plain
 
 
 def meanings(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -34,5 +35,5 @@ def print_config(path: Path | None, overrides: Iterable[str], console: Console) 
         table.add_column(heading, overflow="fold")  # a key that is cut cannot be copied
     for key, value in flatten(config.model_dump()):
         changed = origins[key] != "default"
-        table.add_row(key, str(value), origins[key], described.get(key, ""), style="bold" if changed else None)
+        table.add_row(*map(plain, (key, str(value), origins[key], described.get(key, ""))), style="bold" if changed else None)
     console.print(table)

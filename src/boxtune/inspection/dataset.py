@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from boxtune.console import plain, say
+from boxtune.data.columns import record_columns
 from boxtune.data.dataset import DetectionDataset
 from boxtune.data.records import Record
 from boxtune.data.sample import Sample
@@ -43,16 +44,24 @@ class DatasetSummary:
 
 def summarize_dataset(dataset: DetectionDataset) -> DatasetSummary:
     """Count, without decoding an image."""
-    counts = np.array([len(record.detections) for record in dataset.records])
-    labels = Counter(label for record in dataset.records for label in record.detections.labels)
-    shares = [record.detections.areas / np.prod(record.image_hw) for record in dataset.records]
+    counts, sides, shares = [np.zeros(0, dtype=np.intp)], [np.zeros(0)], [np.zeros(0)]
+    labels: Counter[str] = Counter()
+    for batch in record_columns(dataset.records):
+        counts.append(batch.num_boxes)
+        sides.append(batch.image_hw.max(axis=1))
+        box_sides = batch.xyxy[:, 2:] - batch.xyxy[:, :2]
+        shares.append(box_sides.prod(axis=1) / np.repeat(batch.image_hw.prod(axis=1), batch.num_boxes))
+        labels.update(
+            dict(zip(batch.labels, np.bincount(batch.label, minlength=len(batch.labels)).tolist(), strict=True))
+        )
+    num_boxes = np.concatenate(counts)
     return DatasetSummary(
         num_images=len(dataset),
-        num_boxes=int(counts.sum()),
-        num_empty=int((counts == 0).sum()),
+        num_boxes=int(num_boxes.sum()),
+        num_empty=int((num_boxes == 0).sum()),
         boxes_per_label={label: labels[label] for label in dataset.labels},
-        boxes_per_image=_percentiles(counts),
-        image_sides_px=_percentiles(np.array([max(record.image_hw) for record in dataset.records])),
+        boxes_per_image=_percentiles(num_boxes),
+        image_sides_px=_percentiles(np.concatenate(sides)),
         box_area_share=_percentiles(np.concatenate(shares)),
     )
 
@@ -65,13 +74,13 @@ def print_summary(summary: DatasetSummary, title: str, console: Console, splits:
         return f"{middle} ({low} to {high})"
 
     table = Table(box=None, show_header=False)
-    console.print(f"{title}  (median, and 5th to 95th percentile in brackets)", highlight=False, soft_wrap=True)
+    say(console, f"{title}  (median, and 5th to 95th percentile in brackets)")
     table.add_row("images", f"{summary.num_images}, {summary.num_empty} of them without a box")
     table.add_row("boxes", f"{summary.num_boxes}; an image {spread(summary.boxes_per_image)}")
     table.add_row("longer side", f"{spread(summary.image_sides_px)} px")
     table.add_row("box / image area", spread(summary.box_area_share, 3))
     for label, count in summary.boxes_per_label.items():
-        table.add_row(f"  {escape(label)}", str(count))
+        table.add_row(plain(f"  {label}"), str(count))
     console.print(table)
     if len(splits) > 1:
         console.print(_split_table(splits))
@@ -82,7 +91,7 @@ def _split_table(splits: Sequence[SplitCounts]) -> Table:
     for name in ("split", "images", "without a box", "boxes"):
         table.add_column(name, justify="left" if name == "split" else "right")
     for split in splits:
-        table.add_row(escape(split.name), *(str(n) for n in (split.num_images, split.num_empty, split.num_boxes)))
+        table.add_row(plain(split.name), *(str(n) for n in (split.num_images, split.num_empty, split.num_boxes)))
     return table
 
 

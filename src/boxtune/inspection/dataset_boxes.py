@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from boxtune.data.columns import record_columns
 from boxtune.data.dataset import DetectionDataset
 from boxtune.data.formats.place import parse_place
 from boxtune.data.formats.registry import READERS, find_format
@@ -73,23 +74,37 @@ class BoxTable:
 
 def table_of(dataset: DetectionDataset) -> BoxTable:
     """The boxes of an opened data set."""
-    records = dataset.records
-    names = [split_of(dataset, record) for record in records]
-    return _table(
-        ids=[record.id for record in records],
-        sizes=[record.image_hw for record in records],
-        split_names=names,
-        boxes=[record.detections.xyxy for record in records],
-        box_labels=[record.detections.labels for record in records],
-        declared=dataset.labels,
+    batches = list(record_columns(dataset.records))
+    ids = [image_id for batch in batches for image_id in batch.ids]
+    used = {name for batch in batches for name in np.array(batch.labels, dtype=object)[np.unique(batch.label)]}
+    labels = (*dataset.labels, *sorted(used - set(dataset.labels)))
+    numbers = {label: number for number, label in enumerate(labels)}
+    split_names = [_split_of_id(dataset, image_id) for image_id in ids]
+    splits = tuple(in_order(set(split_names)))
+    places = {name: number for number, name in enumerate(splits)}
+    counts = np.concatenate([np.zeros(0, dtype=np.intp), *(batch.num_boxes for batch in batches)])
+    codes = (np.array([numbers.get(name, -1) for name in b.labels], dtype=np.intp)[b.label] for b in batches)
+    return BoxTable(
+        image_ids=ids,
+        image_hw=np.concatenate([np.zeros((0, 2), dtype=np.intp), *(batch.image_hw for batch in batches)]),
+        split=np.array([places[name] for name in split_names], dtype=np.intp),
+        splits=splits,
+        xyxy=np.concatenate([np.zeros((0, 4)), *(batch.xyxy for batch in batches)]),
+        image=np.repeat(np.arange(len(ids)), counts),
+        label=np.concatenate([np.zeros(0, dtype=np.intp), *codes]),
+        labels=labels,
     )
 
 
 def split_of(dataset: DetectionDataset, record: Record) -> str:
     """The split that a record belongs to; where all were read together it stands before its id."""
+    return _split_of_id(dataset, record.id)
+
+
+def _split_of_id(dataset: DetectionDataset, image_id: str) -> str:
     if dataset.split is not None:
         return dataset.split
-    before, slash, _ = record.id.partition("/")
+    before, slash, _ = image_id.partition("/")
     return before if slash else UNSPLIT
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from PIL import Image
 
 from boxtune.collators.encode import SampleEncoder
+from boxtune.data.columns import record_columns
 from boxtune.data.dataset import DetectionDataset
 from boxtune.data.records import Record
 from boxtune.data.sample import Sample
@@ -200,7 +201,9 @@ def _seen(input_hw: tuple[int, int] | None) -> str:
 
 
 def _copy_pictures(dataset: DetectionDataset, copies: Copies) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    records = {record.id: record for record in dataset.records}
+    wanted = {name for pair in copies.pairs[:_MAX_PAIRS] for name in (pair.first, pair.second)}
+    ids = (image_id for batch in record_columns(dataset.records) for image_id in batch.ids)
+    records = {image_id: dataset.records[place] for place, image_id in enumerate(ids) if image_id in wanted}
     shown = []
     for pair in copies.pairs[:_MAX_PAIRS]:
         try:

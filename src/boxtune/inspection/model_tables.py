@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from boxtune.console import say
 from boxtune.inspection.architecture import Architecture, LayerName, ModuleInfo
 from boxtune.inspection.trainables import GRADIENT_AND_ADAMW, AreaMemory, TrainingPlan
 from boxtune.inspection.units import short_bytes, short_count
@@ -95,11 +95,6 @@ def print_memory(memory: Sequence[AreaMemory], rank: int, console: Console) -> N
     totals = [short_bytes(size) for size in (sum(area.bf16 for area in memory), with_4_bits, adapters)]
     table.add_row("all", *totals, str(sum(area.num_targets for area in memory)), style="bold")
     console.print(table)
-
-
-def say(console: Console, text: str) -> None:
-    """A line as it is: no markup, no colouring of numbers, wrapped by the terminal alone."""
-    console.print(Text(text), soft_wrap=True)
 
 
 def print_layer_names(architecture: Architecture, console: Console) -> None:

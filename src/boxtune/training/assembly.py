@@ -16,6 +16,7 @@ from boxtune.collators.lengths import sample_lengths, token_shares
 from boxtune.collators.packing import PackedSampler
 from boxtune.config.load import to_yaml
 from boxtune.config.schema import Config
+from boxtune.console import say
 from boxtune.data.dataset import DetectionDataset
 from boxtune.models.contract import Contract
 from boxtune.models.load import LoadedModel
@@ -150,7 +151,7 @@ def assemble(
 
 
 def _sayer(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(line, soft_wrap=True, highlight=False)
+    return lambda line: say(console, line)
 
 
 def _real_images(samples: DetectionDataset, packing: PackedSampler | None, arguments: TrainingArguments) -> float:
@@ -174,11 +175,10 @@ def packed_sampler(
         rank=arguments.process_index,
         num_processes=arguments.world_size,
     )
-    console.print(
+    say(
+        console,
         f"Packing: {len(sampler)} rows of up to {budget} tokens an epoch, {sampler.fullness:.1%} full, "
         f"{sampler.samples_per_row:.1f} images each",
-        highlight=False,
-        soft_wrap=True,
     )
     return sampler
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from boxtune.config.groups import without_frozen
 from boxtune.config.schema import Config
 
 SMALL_DATASET = 1000  # images: below, each is seen so often that changes of it help
@@ -57,7 +58,8 @@ def fit_speed(config: Config, device: torch.device) -> Config:
 def fit_areas(config: Config, num_parameters: int) -> Config:
     """Small models are trained whole, large ones by LoRA on the language model.
 
-    Where LoRA or a 4-bit base is asked for, `auto` is what goes with it: an adapter folder holds no full weights.
+    Where LoRA or a 4-bit base is asked for, `auto` is what goes with it: an adapter folder holds no full weights. What
+    has a rate of 0 is frozen.
     """
     asked = config.adapter
     areas = {"language": asked.language, "vision": asked.vision, "merger": asked.merger}
@@ -65,7 +67,8 @@ def fit_areas(config: Config, num_parameters: int) -> Config:
     whole = num_parameters < SMALL_MODEL and not low_rank
     fitted = {"language": "full" if whole else "lora", "vision": "full" if whole else "frozen"}
     fitted["merger"] = fitted["vision"]
-    return config.changed("adapter", **{area: fitted[area] if how == "auto" else how for area, how in areas.items()})
+    chosen = {area: fitted[area] if how == "auto" else how for area, how in areas.items()}
+    return without_frozen(config.changed("adapter", **chosen))
 
 
 def fit_training(

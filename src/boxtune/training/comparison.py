@@ -23,6 +23,7 @@ from rich.console import Console
 from boxtune.config.load import load_config, to_yaml
 from boxtune.config.recipes import Recipe, find_recipe
 from boxtune.config.schema import Config
+from boxtune.console import say
 from boxtune.errors import BoxtuneError, ConfigError, SaveError
 from boxtune.evaluation.compare import write_json
 from boxtune.evaluation.compare_page import PAGE_FILE
@@ -89,15 +90,15 @@ def compare_recipes(
     said = {"model": model, "data": data, "num_images": steps * batch, "overrides": list(overrides)}
     _claim(output_dir, said)
     if steps * batch != num_images:
-        console.print(f"{steps * batch} images instead of {num_images}: whole steps for every recipe.", highlight=False)
+        say(console, f"{steps * batch} images instead of {num_images}: whole steps for every recipe.")
     jobs = [(recipe, seed) for seed in range(num_seeds) for recipe in recipes]  # a first look after the first seed
     for number, (recipe, seed) in enumerate(jobs, start=1):
         folder = run_folder(output_dir, recipe, seed)
         title = f"{number} of {len(jobs)}: {recipe.name}, seed {seed}"
         if read_result(folder) is not None:
-            console.print(f"{title}: finished before", highlight=False, soft_wrap=True)
+            say(console, f"{title}: finished before")
             continue
-        console.print(f"{title}: {folder / LOG_FILE} says how far", highlight=False, soft_wrap=True)
+        say(console, f"{title}: {folder / LOG_FILE} says how far")
         _train(folder, _config(recipe, seed, data, model, folder, steps, overrides), isolated, console)
     comparison = read_comparison(recipes, output_dir, said, num_seeds)
     write_json(output_dir / COMPARISON_FILE, comparison.to_dict())

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from boxtune.config.recipes import Recipe
+from boxtune.console import say
 from boxtune.errors import ConfigError
 from boxtune.evaluation.coco import read_scored
 from boxtune.evaluation.intervals import (
@@ -234,7 +234,8 @@ def spread(values: Sequence[float | None], redrawn: Sequence[Redrawn]) -> Spread
     if len(known) < len(values):
         return Spread(None, None, None)
     deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    return Spread(float(np.mean(known)), interval_of(over_seeds(redrawn), LEVEL), deviation)
+    mean = float(np.mean(known))
+    return Spread(mean, interval_of(mean, over_seeds(redrawn), LEVEL), deviation)
 
 
 def over_seeds(redrawn: Sequence[Redrawn]) -> Redrawn:
@@ -242,7 +243,7 @@ def over_seeds(redrawn: Sequence[Redrawn]) -> Redrawn:
     runs = np.stack([one.values for one in redrawn])
     chosen = np.random.default_rng(0).integers(0, len(runs), size=runs.shape)
     means = np.take_along_axis(runs, chosen, axis=0).mean(axis=0)
-    return Redrawn(means, min((one.num_images for one in redrawn), key=sum))
+    return Redrawn(means, min((one.num_images for one in redrawn), key=sum), redrawn[0].is_raised)
 
 
 def print_recipes(comparison: RecipeComparison, console: Console) -> None:
@@ -264,7 +265,7 @@ def print_recipes(comparison: RecipeComparison, console: Console) -> None:
         f"{comparison.model} on {comparison.data}: {comparison.num_images} images seen by each, {comparison.num_seeds} "
         f"seeds, judged on {comparison.num_judged} images. Below a figure: {LEVEL:.0%} of means over redrawn {seeds}."
     )
-    console.print(escape(title), highlight=False, soft_wrap=True)
+    say(console, title)
     console.print(table, highlight=False)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from boxtune.config.schema import Config
+from boxtune.console import say
 from boxtune.errors import ConfigError
 from boxtune.losses.detection import DetectionLossConfig
 from boxtune.losses.matching import MatchingCosts
@@ -36,10 +37,9 @@ def fit_head(
     """
     if not config.model.detection_head:
         if loaded.head is not None:
-            console.print(
+            say(
+                console,
                 f"The detection head of {config.model.name} is dropped: model.detection_head=true trains it further.",
-                highlight=False,
-                soft_wrap=True,
             )
         return config, dataclasses.replace(loaded, head=None)
     wanted = {name: value for name, value in _sizes(config).items() if value != "auto"}
@@ -49,7 +49,7 @@ def fit_head(
         head = DetectionHead(fitted_to(loaded.model.config.get_text_config(), end, **wanted))
     else:
         _check_agreement(config.model.name, head, wanted)
-        console.print(f"Detection head: that of {config.model.name}, trained further.", highlight=False, soft_wrap=True)
+        say(console, f"Detection head: that of {config.model.name}, trained further.")
     encode_labels(labels, loaded.processor.tokenizer, head.config)
     fitted = {name: getattr(head.config, name) for name in _sizes(config)}
     return config.changed("detection_head", **fitted), dataclasses.replace(loaded, head=head)

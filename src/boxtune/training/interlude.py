@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+_NARROW = (torch.bfloat16, torch.float16)
+
 
 @contextmanager
 def interlude(model: Any) -> Iterator[None]:
@@ -40,3 +42,31 @@ def interlude(model: Any) -> Iterator[None]:
             module.training = training
         for module, offset in offsets:
             module.rope_deltas = offset
+
+
+@contextmanager
+def as_loaded(model: Any) -> Iterator[None]:
+    """Compute inside as `load_detector` will with the saved weights; outside of it nothing has changed.
+
+    accelerate wraps the forward of a model in training with autocast, on a CPU too (`Accelerator.prepare_model` of
+    1.15, which keeps the plain one as `_original_forward`), and frozen weights may be bf16 there. `boxtune evaluate`
+    does neither, and a figure of a run must be the figure of its folder. On a GPU both run in bf16 autocast.
+
+    Args:
+        model: of transformers, or a PeftModel around it; wrapped by accelerate or not.
+    """
+    own = vars(model)
+    wrapped = own.get("forward")
+    narrow = [] if model.device.type == "cuda" else [p for p in model.parameters() if p.dtype in _NARROW]
+    dtypes = [parameter.dtype for parameter in narrow]
+    if "_original_forward" in own:
+        model.forward = own["_original_forward"]
+    for parameter in narrow:
+        parameter.data = parameter.data.float()
+    try:
+        yield
+    finally:
+        if "_original_forward" in own:
+            model.forward = wrapped
+        for parameter, dtype in zip(narrow, dtypes, strict=True):  # back without loss: these values were narrow before
+            parameter.data = parameter.data.to(dtype)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from boxtune.collators.batch import Collator
 from boxtune.config.schema import Config
+from boxtune.console import say
 from boxtune.data.sample import Sample
 from boxtune.errors import ModelError
 from boxtune.inference.detector import pick_device
@@ -144,16 +145,14 @@ def describe(
     device = pick_device(config.model.device)
     arithmetic = "bf16" if use_bf16(config, device) else "fp32"
     trained, total = (sum(getattr(row, name) for row in rows) for name in ("num_trainable", "num_parameters"))
-    console.print(
+    say(
+        console,
         f"Data: {len(data.train)} images to train on, {held} to evaluate on{watched}; labels: {names}\n"
         f"Model: {loaded.base} ({loaded.contract.model_type}); {trained:,} of {total:,} parameters are trained",
-        highlight=False,
-        soft_wrap=True,
     )
     console.print(areas_table(rows), highlight=False)
-    console.print(
+    say(
+        console,
         f"Run: {length}, batch {settings.per_device_train_batch_size}, rate {settings.learning_rate:g}, "
         f"images up to {config.model.max_pixels} px, on {device} in {arithmetic}; into {config.output_dir}",
-        highlight=False,
-        soft_wrap=True,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from boxtune.config.load import load_config
+from boxtune.console import say
 from boxtune.data.convert import convert_dataset
 from boxtune.data.dataset import DetectionDataset, load_dataset
 from boxtune.errors import ModelError
@@ -76,7 +77,7 @@ def quickstart(output_dir: Path, console: Console) -> tuple[Evaluation, Evaluati
     photos["val"] = photos["train"] if learned_by_heart else load_dataset(plan.val_spec, "val")
     folder = output_dir / "photos"
     convert_dataset(photos, "coco", folder)
-    console.print(f"{len(photos['train'])} to train on and {len(photos['val'])} to judge, in {folder}", soft_wrap=True)
+    say(console, f"{len(photos['train'])} to train on and {len(photos['val'])} to judge, in {folder}")
     val = load_dataset(folder, "val")
 
     console.rule("2  before")
@@ -99,9 +100,9 @@ def quickstart(output_dir: Path, console: Console) -> tuple[Evaluation, Evaluati
         notes=[plan.note],
     )
     console.rule()
-    console.print(plan.note, soft_wrap=True)
+    say(console, plan.note)
     minutes = (time.monotonic() - began) / 60
-    console.print(f"{minutes:.1f} minutes. Look at {report}, then try your own data:\n  {NEXT}", soft_wrap=True)
+    say(console, f"{minutes:.1f} minutes. Look at {report}, then try your own data:\n  {NEXT}")
     return before, after
 
 

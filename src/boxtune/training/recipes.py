@@ -17,6 +17,7 @@ from boxtune.config.checks import check_config
 from boxtune.config.load import to_yaml
 from boxtune.config.recipes import Recipe, find_recipe, stage_configs
 from boxtune.config.schema import Config
+from boxtune.console import say
 from boxtune.errors import ConfigError
 from boxtune.evaluation.metrics import Metrics
 from boxtune.evaluation.summary import print_metrics
@@ -119,7 +120,7 @@ def _run_stage(config: Config, mark: StageMark, last: bool, console: Console) ->
     folder = Path(config.output_dir)
     if is_finished(folder) and not last:
         check_settings(folder, config, folder)
-        console.print(f"Finished before: {folder}", highlight=False, soft_wrap=True)
+        say(console, f"Finished before: {folder}")
         return finished_result(folder)
     discard_unbegun(folder, mark)
     return train_once(config, resume=last_checkpoint(folder) is not None, console=console, stage=mark)

@@ -19,10 +19,10 @@ from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import check_lengths, longest_answer
 from boxtune.collators.objects import ObjectTargets
 from boxtune.config.checks import check_areas, check_config
-from boxtune.config.groups import without_frozen
 from boxtune.config.load import to_yaml
 from boxtune.config.recipes import stage_configs
 from boxtune.config.schema import Config
+from boxtune.console import say
 from boxtune.data.conversation import ConversationStyle
 from boxtune.data.dataset import DetectionDataset
 from boxtune.errors import BoxtuneError, ConfigError
@@ -50,6 +50,7 @@ from boxtune.training.callbacks.progress import ProgressCallback
 from boxtune.training.clock import warms_up
 from boxtune.training.failures import explained
 from boxtune.training.head import fit_head
+from boxtune.training.interlude import as_loaded
 from boxtune.training.preflight import changes, check_model, describe, show_first_samples
 from boxtune.training.record import run_record
 from boxtune.training.resume import check_unchanged, claim_output_dir
@@ -116,9 +117,9 @@ def train(
     model, rows = _prepare(config, loaded)
     describe(console, config, rows, loaded, data)
     for line in changes(asked, config):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     speed = speed_up(model, config, device)
-    console.print(str(speed), highlight=False, soft_wrap=True)
+    say(console, str(speed))
     show_first_samples(collator, augmented(config, data.train), config.logging.first_samples, model, console)
     record = run_record(data, contract, loaded.base, rows, stage) | {"speed": speed.record()}
     if checkpoint is not None:
@@ -138,7 +139,7 @@ def train(
     result = _result(trainer, output_dir, stopped_by)
     if stopped_by is not None:
         name, home = signal.Signals(stopped_by).name, output_dir if stage is None else output_dir.parent
-        console.print(f"Stopped by {name}. Go on with: boxtune train --resume --output-dir {home}", soft_wrap=True)
+        say(console, f"Stopped by {name}. Go on with: boxtune train --resume --output-dir {home}")
         return result
     _tell_of_lost_step(config, result.num_steps, console)
     if (chosen := _take_best(trainer, assembled.best, output_dir, console)) is not None:
@@ -175,11 +176,10 @@ def _tell_of_lost_step(config: Config, num_steps: int, console: Console) -> None
     """With a budget of time nobody knows before how many steps there will be, and the first is a warm-up."""
     minutes, warmup_fraction = config.trainer.minutes, config.trainer.warmup_fraction
     if minutes is not None and warmup_fraction > 0 and not warms_up(num_steps, warmup_fraction):
-        console.print(
+        say(
+            console,
             f"Steps done in {minutes:g} minutes: only {num_steps}, of which the first, a warm-up, trains next to "
             "nothing. Raise trainer.minutes, or set trainer.warmup_fraction=0.",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
@@ -200,7 +200,8 @@ def _evaluate_at_end(
     detector = Detector(trained, batch_size=int(config.evaluation.batch_size), decoder=config.decoder)
     limit = config.evaluation.max_images
     held = val_set if limit is None else val_set.subset(range(min(limit, len(val_set))))
-    evaluation = evaluate(detector, held, console=console, details=True)
+    with as_loaded(trained.model):
+        evaluation = evaluate(detector, held, console=console, details=True)
     output_dir = Path(config.output_dir)
     write_evaluation(output_dir, evaluation)
     title = f"{output_dir.name}: {config.model.name} trained on {val_set.name}"
@@ -233,7 +234,7 @@ def _fit(
     config: Config, loaded: LoadedModel, train_set: DetectionDataset, device: torch.device, stage: StageMark | None
 ) -> tuple[Config, Collator, Contract]:
     size = num_parameters(loaded.model)
-    config = without_frozen(auto.fit_areas(config, size))
+    config = auto.fit_areas(config, size)
     check_areas(config)
     grounding = config.grounding
     style = ConversationStyle(
@@ -309,11 +310,10 @@ def _take_best(
     if best.kept_step != trainer.state.global_step:
         with _explained(output_dir):
             trainer.take_weights(checkpoint_folder(output_dir, best.kept_step))
-    console.print(
+    say(
+        console,
         f"Saved: the weights of step {best.kept_step}, with AP {best.best_map:.3f} on the watched images the best of "
         f"{best.num_evaluations} evaluations.",
-        soft_wrap=True,
-        highlight=False,
     )
     return {"step": best.best_step, "map": best.best_map, "num_evaluations": best.num_evaluations}
 

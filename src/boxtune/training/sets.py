@@ -12,6 +12,8 @@ from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import num_image_tokens
 from boxtune.config.checks import SHARDING
 from boxtune.config.schema import Config
+from boxtune.console import say
+from boxtune.data.columns import record_columns
 from boxtune.data.dataset import DetectionDataset, available_splits, load_dataset
 from boxtune.data.sample import Sample
 from boxtune.data.splits import UNSPLIT, canonical_split
@@ -52,7 +54,7 @@ def load_data(config: Config, console: Console) -> RunData:
         skipped = Path(config.output_dir) / name if data.on_error == "skip" else None
         dataset = load_dataset(path, split, known, data.on_error, skipped)
         if dataset.skipped:
-            console.print(f"{len(dataset.skipped)} bad records left out, see {skipped}.", soft_wrap=True)
+            say(console, f"{len(dataset.skipped)} bad records left out, see {skipped}.")
         return dataset
 
     undivided = splits == [UNSPLIT]
@@ -65,7 +67,7 @@ def load_data(config: Config, console: Console) -> RunData:
         val_set = load(val_split)
     elif val_split != train_split and needs_val and data.val_fraction > 0 and len(train_set) > 1:
         train_set, val_set = train_set.split_off(data.val_fraction, config.trainer.seed)
-        console.print(f"No '{val_split}' split in {path}: {len(val_set)} of the images are held out.", soft_wrap=True)
+        say(console, f"No '{val_split}' split in {path}: {len(val_set)} of the images are held out.")
         val_set = val_set if len(val_set) else None
     train_set, watched = _watched(config, train_set, train_set if val_split == train_split else val_set)
     if data.max_train_images is not None:
@@ -73,7 +75,7 @@ def load_data(config: Config, console: Console) -> RunData:
     if len(train_set) == 0:
         raise DataError(f"No image of {data.path} is left to train on: lower data.val_fraction, or add images.")
     if val_split == train_split:
-        console.print("data.val_split is data.train_split: evaluated on the images it was trained on.", soft_wrap=True)
+        say(console, "data.val_split is data.train_split: evaluated on the images it was trained on.")
         val_set = train_set
     return RunData(train_set, val_set, watched)
 
@@ -118,13 +120,19 @@ def check_shapes(encoder: SampleEncoder, data: RunData) -> None:
     Raises:
         DataError: names the first one.
     """
+    seen: set[tuple[int, int]] = set()
     for samples in (data.train, data.val, data.watched):
-        for index in range(0 if samples is None else len(samples)):
-            assert samples is not None
-            height, width = samples.image_hw(index)
+        sizes = (
+            hw for batch in record_columns(() if samples is None else samples.records) for hw in batch.image_hw.tolist()
+        )
+        for index, (height, width) in enumerate(sizes):
+            if (height, width) in seen:
+                continue
+            seen.add((height, width))
             try:
                 num_image_tokens(encoder, (height, width))
             except ValueError as error:
+                assert samples is not None
                 raise DataError(
                     f"{samples.records[index].source}: the model takes no image of {width}×{height} px ({error}): "
                     "cut it into parts, or leave it out."

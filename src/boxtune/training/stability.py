@@ -93,7 +93,7 @@ class Stability:
         self.num_faults = self.num_in_row = 0
         self.last: Fault | None = None
         self.stopped = False
-        self._good_in_row = self._good_since_change = 0
+        self._good_in_row = self.num_good_since_change = 0
         self._losses: list[tuple[torch.Tensor, Sequence[str]]] = []  # of the step in hand: not finite?, its samples
         self._text_is_bad: list[torch.Tensor] = []
         self._usual_loss: torch.Tensor | None = None
@@ -195,7 +195,7 @@ class Stability:
     ) -> None:
         """Put the weights back where that must be, lower rates, write it down."""
         self.num_in_row, self.num_faults = self.num_in_row + 1, self.num_faults + 1
-        self._good_in_row = self._good_since_change = 0
+        self._good_in_row = self.num_good_since_change = 0
         damaged = self._damaged(optimizer) if damaged is None else damaged
         if damaged:
             kind, groups = "weights", damaged
@@ -216,12 +216,12 @@ class Stability:
 
     def _note_good(self) -> None:
         self._good_in_row += 1
-        self._good_since_change += 1
+        self.num_good_since_change += 1
         if self._good_in_row >= _GOOD_STEPS_APART:
             self.num_in_row = 0
         patience = self.settings.recover_steps
-        if patience is not None and self._good_since_change >= patience:
-            self._good_since_change = 0
+        if patience is not None and self.num_good_since_change >= patience:
+            self.num_good_since_change = 0
             self.lowered.update({g: min(1.0, f / self.settings.rate_factor) for g, f in self.lowered.items()})
 
     def _learning(self, text_is_bad: torch.Tensor) -> list[str]:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from boxtune.console import say
 from boxtune.data.dataset import DetectionDataset
 from boxtune.errors import ModelError
 from boxtune.evaluation.evaluate import Evaluation, evaluate
 from boxtune.inference.detector import Decoder, Detector
 from boxtune.models.load import LoadedModel
-from boxtune.training.interlude import interlude
+from boxtune.training.interlude import as_loaded, interlude
 
 SHOWN_FIGURES = ("map", "map50", "mean_iou", "mean_iou_all", "parse_rate")
 
@@ -55,7 +56,7 @@ class Watch:
             ModelError: not even one image fits into memory.
         """
         began = time.monotonic()
-        with interlude(model):
+        with interlude(model), as_loaded(model):
             self.last = self._evaluate(dataclasses.replace(self.loaded, model=model, trained_here=True))
         self.last_seconds = time.monotonic() - began
         self.seconds_spent += self.last_seconds
@@ -78,4 +79,4 @@ class Watch:
             # here, where the exception no longer holds the tensors of what did not fit
             torch.cuda.empty_cache()
             self.batch_size = max(1, self.batch_size // 2)
-            self.console.print(f"Out of memory while watching: {self.batch_size} images at a time from now on.")
+            say(self.console, f"Out of memory while watching: {self.batch_size} images at a time from now on.")

@@ -111,13 +111,9 @@ def read_split(place: Place, split: str) -> Reading:
 
 
 def state(place: Place, split: str) -> Iterator[str]:
-    """What a reading of the split depends on: the tables that `datasets` made of it here; nothing where it made none.
-
-    Raises:
-        DataError: the data set cannot be loaded.
-    """
-    for file in _load(place, _own_split_names(place)[split]).cache_files:
-        yield state_of_file(Path(file["filename"]))
+    """What a reading of the split depends on; nothing for a data set on the hub, which may have changed there."""
+    if place.path is not None:
+        yield from (state_of_file(file) for file in _parquet_files(place.path) if _local_split(file) == split)
 
 
 def images_of(place: Place, split: str) -> Callable[[str, str], RowImage]:
@@ -153,9 +149,12 @@ def _local_splits(path: Path) -> dict[str, list[str]]:
     """Split → parquet files, told from the names of files (`train-00000-of-00002.parquet`) or else of folders."""
     files: dict[str, list[str]] = {}
     for file in _parquet_files(path):
-        split = split_in_name(file.stem) or split_in_name(file.parent.name) or UNSPLIT
-        files.setdefault(split, []).append(glob.escape(str(file)))  # datasets takes names as patterns
+        files.setdefault(_local_split(file), []).append(glob.escape(str(file)))  # datasets takes names as patterns
     return files
+
+
+def _local_split(file: Path) -> str:
+    return split_in_name(file.stem) or split_in_name(file.parent.name) or UNSPLIT
 
 
 def _own_split_names(place: Place) -> dict[str, str]:

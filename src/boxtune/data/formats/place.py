@@ -81,15 +81,18 @@ def find_image(folders: Sequence[Path], name: object, root: Path) -> Path:
         raise BadRecordError(f"the image name {name!r} is not text. Name the image file.")
     relative = name.replace("\\", "/")  # Windows tools write backslashes; elsewhere nobody does
     # As text: a million times, Path objects would take longer than looking at the files.
-    candidates = [os.path.normpath(os.path.join(folder, relative)) for folder in folders]  # noqa: PTH118
+    candidates = (os.path.normpath(os.path.join(folder, relative)) for folder in folders)  # noqa: PTH118
+    nearest_place = next(candidates)
     inside = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118  resolve() would follow links
-    if not _is_inside(candidates[0], inside):
+    if not _is_inside(nearest_place, inside):
         raise BadRecordError(
             f"the image name '{name}' leads out of the data set's folder '{root}'. Put the image inside and name it "
             "from there."
         )
+    if os.path.isfile(nearest_place):  # noqa: PTH113
+        return Path(nearest_place)
     found = (path for path in candidates if os.path.isfile(path) and _is_inside(path, inside))  # noqa: PTH113
-    return Path(next(found, candidates[0]))
+    return Path(next(found, nearest_place))
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,49 +1,52 @@
-"""What tells that files have changed, without reading them: their names, sizes and times of change."""
+"""Files below a folder, and what tells that they have changed without reading them: names, sizes, times of change."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 
-def state_of_file(path: Path) -> str:
+def files_below(folder: Path | str, suffixes: Collection[str], *, deep: bool = True) -> Iterator[str]:
+    """Paths of the files with these suffixes (in small letters, with the dot), in the order of sorted Paths.
+
+    Names as text and a folder at a time: with a million files a list of Paths takes longer than the files. Links to
+    folders are not followed, as `Path.rglob` does not.
+    """
+    with os.scandir(folder) as entries:
+        found = sorted((e.name, e.path, e.is_dir(follow_symlinks=False)) for e in entries if _wanted(e, suffixes, deep))
+    for _, path, is_folder in found:
+        if is_folder:
+            yield from files_below(path, suffixes)
+        else:
+            yield path
+
+
+def state_of_file(path: Path | str) -> str:
     """A text that changes with the file; one of its own for a file that is not there."""
     name = os.path.abspath(path)  # noqa: PTH100  resolve() would follow links
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116
     except OSError:
         return f"{name} -"
     return f"{name} {found.st_size} {found.st_mtime_ns}"
 
 
-def state_of_folder(folder: Path, suffixes: Iterable[str], *, names_only: bool = False) -> str:
-    """A text that changes with the files of these suffixes in a folder and the folders in it, but for linked ones.
+def state_of_files(paths: Iterator[str], *, names_only: bool = False) -> str:
+    """A text that changes with any of many files.
 
     Args:
-        folder: walked through once; a million files take some seconds.
-        suffixes: in small letters, with the dot.
+        paths: in the same order each time.
         names_only: files that are written over do not count, only those that come, go or are renamed.
     """
-    endings = tuple(suffixes)
-    count = total = 0
-    for entry in _entries(str(folder)):
-        if entry.name.lower().endswith(endings):
-            text = entry.path
-            if not names_only:
-                found = entry.stat()
-                text = f"{text} {found.st_size} {found.st_mtime_ns}"
-            count += 1
-            # a sum: file systems list a folder in any order
-            total += int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=16).digest())
-    return f"{os.path.abspath(folder)} {count} {total % (1 << 128):032x}"  # noqa: PTH100
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(os.fsencode(f"{path if names_only else state_of_file(path)}\n"))
+    return digest.hexdigest()
 
 
-def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):  # as Path.rglob, which follows no links
-                yield from _entries(entry.path)
-            else:
-                yield entry
+def _wanted(entry: os.DirEntry[str], suffixes: Collection[str], deep: bool) -> bool:
+    if entry.is_dir(follow_symlinks=False):
+        return deep
+    return os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file()  # noqa: PTH122

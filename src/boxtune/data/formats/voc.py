@@ -9,12 +9,15 @@ Read, it becomes (x_min − 1, y_min − 1, x_max, y_max); written, the way back
 
 from __future__ import annotations
 
+import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from boxtune.data.formats.place import Place, find_image, read_lines
+from boxtune.data.formats.state import files_below, state_of_file, state_of_files
 from boxtune.data.formats.written import Written
 from boxtune.data.images import IMAGE_SUFFIXES
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord, declared_size
@@ -29,14 +32,32 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _SPLIT_LISTS = ("train", "val", "test", "trainval")
 
 
+@dataclass(frozen=True)
+class _Home:
+    """Where the XML files of a split are: all in a folder, and deeper where so said, or those that a list names."""
+
+    folder: Path
+    listing: Path | None = None
+    deep: bool = True
+
+    def files(self) -> Iterator[str]:
+        """Their paths; those that a list names but that are missing too."""
+        if self.listing is None:
+            return files_below(self.folder, (".xml",), deep=self.deep)
+        return (str(self.folder / f"{Path(line).name}.xml") for line in read_lines(self.listing))
+
+    def is_empty(self) -> bool:
+        return next(self.files(), None) is None
+
+
 def recognises(path: Path) -> bool:
     """Whether a folder looks like VOC."""
-    return path.is_dir() and bool(_xml_files(path))
+    return path.is_dir() and bool(_homes(path))
 
 
 def split_names(place: Place) -> list[str]:
     """Splits that are there, in order."""
-    return in_order(_xml_files(place.local))
+    return in_order(_homes(place.local))
 
 
 def read_split(place: Place, split: str) -> Reading:
@@ -46,17 +67,19 @@ def read_split(place: Place, split: str) -> Reading:
         DataError: the place is no folder of XML files.
     """
     root = place.local
-    files = _xml_files(root)
-    if split not in files:
+    homes = _homes(root)
+    if split not in homes:
         raise DataError(f"'{root}' holds no XML files for the split '{split}'.")
-    reading = Reading([])
-    for path in files[split]:
-        name = path.relative_to(root).as_posix()
-        if path.is_file():
-            reading.drafts.append(_draft(path, root, name))
-        else:
-            reading.lost.append(SkippedRecord(name, f"no such file. Add it, or take it out of {split}.txt."))
-    return reading
+    lost: list[SkippedRecord] = []
+    return Reading(_drafts(homes[split], root, split, lost), lost=lost)
+
+
+def state(place: Place, split: str) -> Iterator[str]:
+    """What a reading of the split depends on: all its XML files."""
+    home = _homes(place.local)[split]
+    if home.listing is not None:
+        yield state_of_file(home.listing)
+    yield state_of_files(home.files())
 
 
 def write_split(folder: Path, split: str, images: Iterable[Written], labels: tuple[str, ...]) -> None:
@@ -74,30 +97,34 @@ def write_split(folder: Path, split: str, images: Iterable[Written], labels: tup
     (lists / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
 
 
-def _xml_files(root: Path) -> dict[str, list[Path]]:
-    """Split → XML files; those that a list names but that are missing too."""
+def _homes(root: Path) -> dict[str, _Home]:
+    """Split → where its XML files are."""
     if not root.is_dir():
         return {}
     annotations = root / "Annotations"
     if annotations.is_dir():
-        listed = {name: root / "ImageSets" / "Main" / f"{name}.txt" for name in _SPLIT_LISTS}
-        listed = {name: path for name, path in listed.items() if path.is_file()}
+        lists = {name: root / "ImageSets" / "Main" / f"{name}.txt" for name in _SPLIT_LISTS}
+        listed = {name: _Home(annotations, path) for name, path in lists.items() if path.is_file()}
         if {"train", "val"} <= listed.keys():
             listed.pop("trainval", None)  # the two together, once more
-        if listed:
-            return {name: _listed(path, annotations) for name, path in listed.items()}
-        return _by_split({UNSPLIT: sorted(annotations.rglob("*.xml"))})
-    folders = [child for child in sorted(root.iterdir()) if child.is_dir() and split_in_name(child.name)]
-    by_folder = {canonical_split(split_in_name(f.name) or UNSPLIT): sorted(f.rglob("*.xml")) for f in folders}
-    return _by_split(by_folder) or _by_split({split_in_name(root.name) or UNSPLIT: sorted(root.glob("*.xml"))})
+        return listed or _filled({UNSPLIT: _Home(annotations)})
+    with os.scandir(root) as entries:
+        folders = sorted(entry.name for entry in entries if split_in_name(entry.name) and entry.is_dir())
+    by_folder = {canonical_split(split_in_name(name) or UNSPLIT): _Home(root / name) for name in folders}
+    return _filled(by_folder) or _filled({split_in_name(root.name) or UNSPLIT: _Home(root, deep=False)})
 
 
-def _by_split(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    return {split: found for split, found in files.items() if found}
+def _filled(homes: dict[str, _Home]) -> dict[str, _Home]:
+    return {split: home for split, home in homes.items() if not home.is_empty()}
 
 
-def _listed(listing: Path, annotations: Path) -> list[Path]:
-    return [annotations / f"{Path(line).name}.xml" for line in read_lines(listing)]
+def _drafts(home: _Home, root: Path, split: str, lost: list[SkippedRecord]) -> Iterator[Draft]:
+    for path in map(Path, home.files()):
+        name = path.relative_to(root).as_posix()
+        if path.is_file():
+            yield _draft(path, root, name)
+        else:
+            lost.append(SkippedRecord(name, f"no such file. Add it, or take it out of {split}.txt."))
 
 
 def _draft(path: Path, root: Path, name: str) -> Draft:

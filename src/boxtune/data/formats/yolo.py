@@ -7,6 +7,7 @@ file the image has no objects.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from boxtune.data.formats.place import Place, find_image, read_lines
+from boxtune.data.formats.state import files_below, state_of_file, state_of_files
 from boxtune.data.formats.written import Written
 from boxtune.data.images import IMAGE_SUFFIXES
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord
@@ -23,6 +25,7 @@ from boxtune.errors import DataError
 
 LOOKED_FOR = "YOLO: data.yaml with train, val and names"
 
+_LABEL_SUFFIXES = (".txt",)
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 
 
@@ -52,12 +55,30 @@ def read_split(place: Place, split: str) -> Reading:
     yaml_path, content = _load(place.local)
     names = _class_names(content, yaml_path)
     root = _root(content, yaml_path)
-    reading = Reading([], tuple(dict.fromkeys(names.values())))
-    for key, entry in _split_entries(content, yaml_path).items():
-        if canonical_split(key) == split:
-            for item in entry if isinstance(entry, list) else [entry]:
-                _read_entry(_locate(root, item, yaml_path, key), root, names, reading)
-    return reading
+    entries = _entries_of_split(content, yaml_path, split)
+    lost: list[SkippedRecord] = []
+    drafts = (draft for entry in entries for draft in _read_entry(entry, root, names, lost))
+    return Reading(drafts, tuple(dict.fromkeys(names.values())), lost)
+
+
+def state(place: Place, split: str) -> Iterator[str]:
+    """What a reading of the split depends on: all files of labels, and the names of the images.
+
+    Raises:
+        DataError: as `read_split`.
+    """
+    yaml_path, content = _load(place.local)
+    root = _root(content, yaml_path)
+    yield state_of_file(yaml_path)
+    for entry in _entries_of_split(content, yaml_path, split):
+        if entry.is_file():
+            yield state_of_file(entry)
+            listed = (draft.source for draft in _listed_drafts(entry, root, {}, [], with_boxes=False))
+            yield state_of_files(listed)
+            continue
+        yield state_of_files(files_below(entry, IMAGE_SUFFIXES), names_only=True)
+        for folder in {entry, _label_folder(entry)}:
+            yield f"{folder} {state_of_files(files_below(folder, _LABEL_SUFFIXES)) if folder.is_dir() else '-'}"
 
 
 def write_split(folder: Path, split: str, images: Iterable[Written], labels: tuple[str, ...]) -> None:
@@ -69,7 +90,7 @@ def write_split(folder: Path, split: str, images: Iterable[Written], labels: tup
         boxes = xyxy_to_cxcywh(detections.xyxy) / [width, height, width, height]
         rows = zip(detections.labels, boxes, strict=True)
         lines = [f"{indices[label]} {' '.join(f'{number:.9f}' for number in box)}\n" for label, box in rows]
-        path = _label_path(folder / image.name)
+        path = Path(_label_path(str(folder / image.name)))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines), encoding="utf-8")
     yaml_path = folder / "data.yaml"
@@ -152,35 +173,51 @@ def _locate(root: Path, item: Any, yaml_path: Path, key: str) -> Path:
     raise DataError(f"'{yaml_path}': {key} leads to '{root / item}', which does not exist. Mend {key} or path.")
 
 
-def _read_entry(entry: Path, root: Path, names: dict[int, str], reading: Reading) -> None:
+def _entries_of_split(content: dict[str, Any], yaml_path: Path, split: str) -> list[Path]:
+    """Folders of images, or lists of them, that a split consists of."""
+    root = _root(content, yaml_path)
+    return [
+        _locate(root, item, yaml_path, key)
+        for key, entry in _split_entries(content, yaml_path).items()
+        if canonical_split(key) == split
+        for item in (entry if isinstance(entry, list) else [entry])
+    ]
+
+
+def _read_entry(entry: Path, root: Path, names: dict[int, str], lost: list[SkippedRecord]) -> Iterator[Draft]:
     if entry.is_file():
-        reading.drafts += _listed_drafts(entry, root, names, reading.lost)
+        yield from _listed_drafts(entry, root, names, lost)
         return
-    images = sorted(path for path in entry.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    reading.drafts += [_draft(path, root, path.relative_to(entry).as_posix(), names) for path in images]
-    labelled = {_label_path(path) for path in images}
-    folder = _label_path(entry / "a.jpg").parent
-    for path in sorted(folder.rglob("*.txt")) if folder != entry else []:
-        if path not in labelled and path.stem != "classes":
-            reading.lost.append(SkippedRecord(str(path), "labels without an image. Add the image or remove the file."))
+    labelled = set()
+    before = _as_prefix(entry)
+    for image in files_below(entry, IMAGE_SUFFIXES):
+        draft = _draft(image, root, image.removeprefix(before), names)
+        labelled.add(draft.source)
+        yield draft
+    folder = _label_folder(entry)
+    for path in files_below(folder, _LABEL_SUFFIXES) if folder != entry and folder.is_dir() else []:
+        if path not in labelled and Path(path).stem != "classes":
+            lost.append(SkippedRecord(path, "labels without an image. Add the image or remove the file."))
 
 
-def _listed_drafts(listing: Path, root: Path, names: dict[int, str], lost: list[SkippedRecord]) -> Iterator[Draft]:
+def _listed_drafts(
+    listing: Path, root: Path, names: dict[int, str], lost: list[SkippedRecord], *, with_boxes: bool = True
+) -> Iterator[Draft]:
     for line in read_lines(listing):
         try:
             path = find_image([listing.parent, root], line, root)
         except BadRecordError as bad:
             lost.append(SkippedRecord(f"{listing.name}, '{line}'", bad.reason))
         else:
-            yield _draft(path, root, line, names)
+            yield _draft(str(path), root, line, names, with_boxes=with_boxes)
 
 
-def _draft(image: Path, root: Path, name: str, names: dict[int, str]) -> Draft:
-    path = _label_path(image)
-    image_id = image.relative_to(root).as_posix() if image.is_relative_to(root) else name
-    draft = Draft(image_id, image, str(path), relative=True)
+def _draft(image: str, root: Path, name: str, names: dict[int, str], *, with_boxes: bool = True) -> Draft:
+    path, before = _label_path(image), _as_prefix(root)
+    image_id = (image.removeprefix(before) if image.startswith(before) else name).replace(os.sep, "/")
+    draft = Draft(image_id, Path(image), path, relative=True)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+        lines = _text(path).splitlines() if with_boxes else []
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 draft.boxes.append(_box(line, names, f"{path}, line {number}"))
@@ -191,14 +228,28 @@ def _draft(image: Path, root: Path, name: str, names: dict[int, str]) -> Draft:
     return draft
 
 
-def _label_path(image: Path) -> Path:
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123
+            return file.read()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return ""
+
+
+def _as_prefix(folder: Path) -> str:
+    """What paths in a folder begin with; nothing where it is the one we are in."""
+    return os.path.join(folder, "") if folder.parts else ""  # noqa: PTH118
+
+
+def _label_folder(entry: Path) -> Path:
+    return Path(_label_path(str(entry / "a.jpg"))).parent
+
+
+def _label_path(image: str) -> str:
     """`labels/` instead of the last `images/` of the path, or beside the image where there is none."""
-    parts = list(image.with_suffix(".txt").parts)
-    for position in range(len(parts) - 2, -1, -1):
-        if parts[position] == "images":
-            parts[position] = "labels"
-            break
-    return Path(*parts)
+    path = os.sep + os.path.splitext(image)[0] + ".txt"  # noqa: PTH122
+    before, found, after = path.rpartition(f"{os.sep}images{os.sep}")
+    return (f"{before}{os.sep}labels{os.sep}{after}" if found else path).removeprefix(os.sep)
 
 
 def _box(line: str, names: dict[int, str], source: str) -> DraftBox:

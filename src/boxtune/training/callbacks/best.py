@@ -9,6 +9,7 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from boxtune.console import say
 from boxtune.training.callbacks.checkpoints import checkpoint_folder, checkpoints
 
 
@@ -82,9 +83,8 @@ class BestCallback(TrainerCallback, ExportableState):
         if self.patience is not None and self.num_without_gain >= self.patience and not control.should_training_stop:
             control.should_save = control.should_training_stop = True
             if self.console is not None and state.is_world_process_zero:
-                self.console.print(
+                say(
+                    self.console,
                     f"Ended at step {state.global_step}: no gain in AP for {self.patience} evaluations "
                     "(trainer.early_stopping_patience).",
-                    soft_wrap=True,
-                    highlight=False,
                 )

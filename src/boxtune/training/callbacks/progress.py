@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from boxtune.console import say
 from boxtune.evaluation.summary import format_share
 from boxtune.training.clock import RunClock
 
@@ -68,9 +69,7 @@ class ProgressCallback(TrainerCallback):
         )
         self.watched = f" AP {ap}"
         if state.is_world_process_zero:
-            self.console.print(
-                f"watch step {state.global_step}: AP {ap} AP50 {ap50} mean IoU {iou} parsed {parsed}", highlight=False
-            )
+            say(self.console, f"watch step {state.global_step}: AP {ap} AP50 {ap50} mean IoU {iou} parsed {parsed}")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar, or write a line now and then."""
@@ -82,7 +81,7 @@ class ProgressCallback(TrainerCallback):
         elif time.monotonic() - self.last_line > _SECONDS_BETWEEN_LINES or control.should_training_stop:
             self.last_line = time.monotonic()
             words = self._words(state, self.loss if self.is_new else None)
-            self.console.print(f"train {progress:4.0%} {words}", highlight=False)
+            say(self.console, f"train {progress:4.0%} {words}")
             self.is_new = False
 
     def on_train_end(

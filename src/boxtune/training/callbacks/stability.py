@@ -30,7 +30,11 @@ class StabilityCallback(TrainerCallback, ExportableState):
         """What a checkpoint keeps."""
         return {
             "args": {},
-            "attributes": {"lowered": dict(self.stability.lowered), "num_faults": self.stability.num_faults},
+            "attributes": {
+                "lowered": dict(self.stability.lowered),
+                "num_faults": self.stability.num_faults,
+                "num_good_since_change": self.stability.num_good_since_change,
+            },
         }
 
     def on_train_begin(
@@ -47,6 +51,7 @@ class StabilityCallback(TrainerCallback, ExportableState):
         if state.global_step and isinstance(saved, dict):
             self.stability.lowered.update(saved["attributes"]["lowered"])
             self.stability.num_faults = saved["attributes"]["num_faults"]
+            self.stability.num_good_since_change = saved["attributes"]["num_good_since_change"]
         self.stability.verify(optimizer, state.global_step)
         self.stability.take_snapshot(optimizer, state.global_step)
 
