@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxtune.collators.lengths import check_lengths, longest_answer, num_image_tokens, num_tokens
+from boxtune.collators.lengths import check_lengths, longest_answer, num_image_tokens, num_tokens, sample_lengths
 from boxtune.data.dataset import load_dataset
 from boxtune.data.sample import Sample
 from boxtune.detections import Detections
 from boxtune.errors import DataError
+from boxtune.models.contract import pixel_limits, set_pixel_limits
 from boxtune.models.families import FAMILIES
 from collators.conversations import encoder_of, picture
 
@@ -73,3 +76,27 @@ def test_longest_answer_holds_every_answer(tiny, dataset, model_type):
     spans = [encoder.sample(sample).answer_spans[0] for sample in dataset]
     longest = max(end - start for start, end in spans) - 1  # the line end after the stop token is not generated
     assert abs(longest_answer(encoder, dataset) - longest) <= (8 if model_type == "qwen2_5_vl" else 0)
+
+
+def test_lengths_of_all_samples_are_those_of_each(tiny, dataset):
+    processor = tiny("qwen3_vl")[1]
+    encoder = encoder_of("qwen3_vl", processor)
+    each = [num_tokens(encoder, dataset.detections(i), dataset.image_hw(i)) for i in range(len(dataset))]
+    assert list(sample_lengths(encoder, dataset)) == each
+    assert list(sample_lengths(encoder, dataset.subset([2, 0]))) == [each[2], each[0]]
+    assert list(sample_lengths(encoder, dataset.subset([]))) == []
+
+
+def test_lengths_are_counted_again_where_they_may_be_others(tiny, dataset):
+    processor = copy.deepcopy(tiny("qwen3_vl")[1])
+    encoder = encoder_of("qwen3_vl", processor)
+    before = list(sample_lengths(encoder, dataset))
+    assert sample_lengths(encoder, dataset) is sample_lengths(encoder, dataset)
+    longer = encoder_of("qwen3_vl", processor)
+    longer = replace(longer, style=replace(longer.style, prompt="Find every one of these things: {labels}."))
+    assert list(sample_lengths(longer, dataset)) == [
+        num_tokens(longer, dataset.detections(i), dataset.image_hw(i)) for i in range(len(dataset))
+    ]
+    smallest, largest = pixel_limits(processor)
+    set_pixel_limits(processor, smallest, largest // 8)
+    assert list(sample_lengths(encoder, dataset)) < before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -132,3 +133,11 @@ def test_files_that_cannot_be_read_or_written(tmp_path):
         predicted([tmp_path / "notes.png"], tmp_path / "o")
     with pytest.raises(SaveError, match="cannot be written"):
         predicted([photo(tmp_path / "a.png")], tmp_path / "notes.png")
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path):
+    path = photo(tmp_path / "in" / os.fsdecode(b"caf\xe9.png"))
+    photo(tmp_path / "in" / "a.png")
+    for asked in (path, tmp_path / "in"):
+        with pytest.raises(DataError, match=r"caf\\udce9.png' is not UTF-8: rename the picture"):
+            find_images(asked)

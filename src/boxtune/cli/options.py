@@ -51,6 +51,12 @@ def split_labels(labels: str | None) -> list[str] | None:
         from boxtune.errors import ConfigError
 
         raise ConfigError(f"--labels '{labels}' names nothing: write them with commas, a,b, or leave --labels out.")
+    try:
+        labels.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8
+        from boxtune.errors import ConfigError
+
+        raise ConfigError(f"--labels {labels!a} is not UTF-8 text: write the names anew.") from None
     return names
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 from array import array
 from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from boxtune.collators.encode import SampleEncoder, render
 from boxtune.data.columns import record_columns
 from boxtune.data.dataset import DetectionDataset
 from boxtune.detections import Detections
 from boxtune.errors import DataError
+from boxtune.models.contract import pixel_limits
 
 Span = tuple[int, int]
 _SAMPLED = 2000  # records that are enough to know how long answers get
+_known_lengths: WeakKeyDictionary[DetectionDataset, tuple[Any, Sequence[int]]] = WeakKeyDictionary()
 
 
 def num_image_tokens(encoder: SampleEncoder, image_hw: Span) -> int:
@@ -31,7 +35,18 @@ def num_tokens(encoder: SampleEncoder, detections: Detections, image_hw: Span) -
 
 
 def sample_lengths(encoder: SampleEncoder, samples: DetectionDataset) -> Sequence[int]:
-    """Tokens of every conversation, as `num_tokens` counts them; of what all have in common once."""
+    """Tokens of every conversation, as `num_tokens` counts them; of what all have in common once.
+
+    A run asks several times, and a million conversations take minutes: those of a data set are kept while it is.
+    """
+    how = (encoder, pixel_limits(encoder.processor))
+    known = _known_lengths.get(samples)
+    if known is None or known[0] != how:
+        known = _known_lengths[samples] = (how, _counted(encoder, samples))
+    return known[1]
+
+
+def _counted(encoder: SampleEncoder, samples: DetectionDataset) -> Sequence[int]:
     own = array("q")
     image_tokens = functools.cache(lambda image_hw: num_image_tokens(encoder, image_hw))
     for batch in record_columns(samples.records):  # so that the tokens of a million answers are never there together

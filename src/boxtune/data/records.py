@@ -196,6 +196,7 @@ def check_draft(draft: Draft, prefix: str = "") -> Record:
     """
     if draft.problem is not None:
         raise draft.problem
+    _check_text(draft)
     info = _probe(draft.image)
     frame_hw = draft.declared_hw or info.image_hw
     if frame_hw not in (info.image_hw, info.stored_hw):
@@ -213,10 +214,23 @@ def check_draft(draft: Draft, prefix: str = "") -> Record:
 def write_skipped(path: Path, skipped: Iterable[SkippedRecord]) -> None:
     """Write one JSON object a skipped record: its id, where it stands, and the reason."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    # half characters, which UTF-8 has no bytes for, come out as JSON writes them: \udce9
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for record in skipped:
             row = {"id": record.id, "source": record.source, "reason": record.reason}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _check_text(draft: Draft) -> None:
+    """Half characters stand for the bytes of a file name that is no UTF-8; no file that is written could hold them."""
+    texts = (draft.image.name if isinstance(draft.image, Path) else "", draft.id, *(box.label for box in draft.boxes))
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadRecordError(
+                f"the name {text!a} is not UTF-8, so no result could name it. Rename the file or label."
+            ) from None
 
 
 def _probe(image: ImageSource) -> ImageInfo:

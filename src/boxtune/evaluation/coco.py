@@ -154,6 +154,7 @@ def _checked_truth(content: Any, path: Path) -> dict[str, Any]:
             raise DataError(f"{path} is no COCO annotation file: it has no list '{key}'; {hint}.")
     images = _numbered(content["images"], f"{path}: images")
     categories = _numbered(content["categories"], f"{path}: categories")
+    _check_names(content["categories"], f"{path}: categories")
     rows = content["annotations"]
     where = f"{path}: annotations"
     for index, row in enumerate(rows):
@@ -247,9 +248,29 @@ def _check_bbox(bbox: Any, where: str) -> None:
         raise DataError(f"{where}: bbox {bbox} has a negative size; COCO boxes are [x, y, width, height].")
 
 
+def _check_names(categories: Sequence[Row], where: str) -> None:
+    for index, row in enumerate(categories):
+        name = row.get("name", "")
+        if not (isinstance(name, str) or _is_number(name)):
+            raise DataError(f"{where}[{index}]: name {_shown(name)} is no text; leave it out to use the id.")
+        if any("\ud800" <= sign <= "\udfff" for sign in str(name)):
+            raise DataError(
+                f"{where}[{index}]: name {_shown(name)} holds half a character, which is no text: rename it."
+            )
+    numbered = _category_names([{**row, "file_id": row["id"]} for row in categories])
+    clashing = [name for name, count in Counter(numbered.values()).items() if count > 1]
+    if clashing:
+        raise DataError(
+            f"{where}: several are called {_some(clashing)} once those that share a name are told apart by their ids: "
+            "give each category a name of its own."
+        )
+
+
 def _check_area_and_crowd(row: dict[str, Any], where: str) -> None:
     if "area" in row and not _is_number(row["area"]):
         raise DataError(f"{where}: area {_shown(row['area'])} is no finite number; leave it out to use the box's.")
+    if row.get("area", 0) < 0:
+        raise DataError(f"{where}: area {_shown(row['area'])} is below 0; leave it out to use the box's.")
     if row.get("iscrowd", 0) not in (0, 1):
         raise DataError(f"{where}: iscrowd {_shown(row['iscrowd'])} is neither 0 nor 1.")
 

@@ -40,7 +40,8 @@ class Intervals:
 
     Shares and means have percentile intervals. An image that is drawn twice brings its boxes twice, which raises AP, by
     0.05 where each of 80 labels is on few images; so AP has basic ones (reverse percentile: Davison and Hinkley 1997,
-    section 5.2), which take from the figure what drawing anew added to it.
+    section 5.2), which take from the figure what drawing anew added to it. From a difference of two models it falls
+    away, and that has a percentile interval.
 
     It says nothing of other seeds of training, nor of images of another kind.
 
@@ -233,7 +234,7 @@ def paired_difference(value: float, other: Redrawn, baseline: Redrawn, level: fl
         level: share of resamples inside the interval.
     """
     num_images = min(other.num_images, baseline.num_images, key=sum)
-    differences = Redrawn(other.values - baseline.values, num_images, other.is_raised)
+    differences = Redrawn(other.values - baseline.values, num_images)  # what drawing anew adds to both falls away
     interval = interval_of(value, differences, level, -1.0, 1.0)
     if interval is None:
         return None

@@ -26,16 +26,25 @@ def find_images(path: Path) -> list[Path]:
     """The picture itself, or all pictures below a folder, sorted.
 
     Raises:
-        DataError: nothing there.
+        DataError: nothing there, or a name that is not UTF-8.
     """
     if path.is_file():
-        return [path]
+        return _named_in_utf8([path])
     if not path.is_dir():
         raise DataError(f"No picture or folder at {path}: check --image.")
     found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not found:
         raise DataError(f"No picture in {path}: looked for {', '.join(sorted(SUFFIXES))}.")
-    return found
+    return _named_in_utf8(found)
+
+
+def _named_in_utf8(paths: list[Path]) -> list[Path]:
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # before any work: predictions.json could not name it
+            raise DataError(f"The name of {str(path)!a} is not UTF-8: rename the picture or its folder.") from None
+    return paths
 
 
 def predict_images(
@@ -82,7 +91,9 @@ def predict_images(
             draw_detections(pending.pop(0), boxes).save(output_dir / name, quality=92)
             num_unread += prediction.result.status == "malformed"
             rows += _result_rows(path, boxes, getattr(detector, "decoder", "text"))
-        (output_dir / "predictions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        (output_dir / "predictions.json").write_text(
+            json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     except OSError as error:
         raise SaveError(f"{output_dir} cannot be written: {error.strerror or error}.") from None
     if num_unread and console is not None:

@@ -35,5 +35,6 @@ def print_config(path: Path | None, overrides: Iterable[str], console: Console) 
         table.add_column(heading, overflow="fold")  # a key that is cut cannot be copied
     for key, value in flatten(config.model_dump()):
         changed = origins[key] != "default"
-        table.add_row(*map(plain, (key, str(value), origins[key], described.get(key, ""))), style="bold" if changed else None)
+        cells = (key, str(value), origins[key], described.get(key, ""))
+        table.add_row(*map(plain, cells), style="bold" if changed else None)
     console.print(table)

@@ -9,6 +9,8 @@ A damaged file that bears a split's name is that split: reading it says what is 
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -36,7 +38,7 @@ _State = Literal["whole", "damaged", "doubtful"]
 def recognises(path: Path) -> bool:
     """Whether a file or folder looks like COCO, told from the names of files and of the keys in them."""
     if path.is_file():
-        return path.suffix.lower() == ".json" and _num_keys(path.read_bytes()) == len(_KEYS)
+        return path.suffix.lower() == ".json" and _num_keys(path) == len(_KEYS)
     return any(state == "whole" for _, _, state in _candidates(path))
 
 
@@ -74,7 +76,7 @@ def read_file(path: Path) -> Reading:
     names = _category_names(content["categories"], path)
     drafts, lost = _image_drafts(content["images"], path)
     num_crowds = 0
-    for number, annotation in enumerate(content["annotations"], start=1):
+    for number, annotation in enumerate(_consumed(content["annotations"]), start=1):
         source = f"{path.name}, annotation {_id_or_number(annotation, number)}"
         if isinstance(annotation, dict) and annotation.get("iscrowd"):
             num_crowds += 1
@@ -176,8 +178,7 @@ def _state(path: Path, split: str | None, *, in_its_folder: bool = False) -> _St
     `doubtful` is what may be meant as a split's file, such as `train.json` with a list of names: it is one only where
     the split has no other, so that a stray file does no harm.
     """
-    content = path.read_bytes()
-    num_keys = _num_keys(content)
+    num_keys = _num_keys(path)
     if num_keys == len(_KEYS):
         return "whole"
     stem = path.stem.lower()
@@ -185,6 +186,7 @@ def _state(path: Path, split: str | None, *, in_its_folder: bool = False) -> _St
     is_own = bool(_OWN_NAME.fullmatch(stem) or (may_be_unsplit and _OWN_NAME_WITHOUT_SPLIT.fullmatch(stem)))
     if split is None and not is_own and not num_keys:
         return None
+    content = path.read_bytes()
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError):
@@ -197,16 +199,20 @@ def _state(path: Path, split: str | None, *, in_its_folder: bool = False) -> _St
     return "doubtful" if is_part or is_own else None
 
 
-def _num_keys(content: bytes) -> int:
-    return sum(f'"{key}"'.encode() in content for key in _KEYS)
+def _num_keys(path: Path) -> int:
+    """How many of the sections a file seems to have; it may be large, so it is not read but mapped."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return 0
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return sum(content.find(f'"{key}"'.encode()) >= 0 for key in _KEYS)
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
-    text = path.read_bytes()
-    if not text.strip():
+    if not path.read_bytes().strip():
         raise DataError(f"'{path}' is empty. Write it again, or remove it.")
     try:
-        content = json.loads(text.decode("utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"'{path}' is no JSON file, or is cut off ({error}). Write it again, or remove it.") from error
     for key in _KEYS:
@@ -216,6 +222,13 @@ def _load(path: Path) -> dict[str, list[Any]]:
                 "it is no part of the data set."
             )
     return content
+
+
+def _consumed(entries: list[Any]) -> Iterator[Any]:
+    """Each entry, which the list then lets go: a million of them need not be there beside what is made of them."""
+    for number, entry in enumerate(entries):
+        entries[number] = None
+        yield entry
 
 
 def _category_names(categories: list[Any], path: Path) -> dict[Any, str]:
@@ -242,7 +255,7 @@ def _image_drafts(images: list[Any], path: Path) -> tuple[dict[Any, list[Draft]]
     lost = []
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     folders = _image_folders(path, root)
-    for number, image in enumerate(images, start=1):
+    for number, image in enumerate(_consumed(images), start=1):
         source = f"{path.name}, image {_id_or_number(image, number)}"
         if not isinstance(image, dict) or not isinstance(image.get("id"), _ID_TYPES):
             lost.append(SkippedRecord(source, "an image without an id. Give it one."))
