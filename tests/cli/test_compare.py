@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from boxtune.data.dataset import load_dataset
+from boxtune.data.digests import image_digests, pack_digests
 from boxtune.detections import Detections
 from boxtune.evaluation.predictions import write_ground_truth, write_predictions
 from boxtune.grounding.codec import DecodeResult
@@ -74,6 +76,7 @@ BAD = [
     (("--models", "a,b", "--annotations", "t"), "--predictions and --annotations go together"),
     (("--predictions", "a,b", "--annotations", "t", "--data", "d"), "leave --data out"),
     (("--predictions", "a,b", "--annotations", "nowhere.json"), "No file at nowhere.json"),
+    (("--predictions", "a,b", "--annotations", __file__), "No file at a: check --predictions"),
     (("--models", "a,b", "--data", "d", "--output-dir", "o", "x.y=1"), "x.y=1 is a setting of training"),
     (("--recipes", "r1,r7", "--data", "d", "--output-dir", "o"), "Unknown recipe 'r7'"),
     (("--recipes", "r1,r2", "--data", "d", "--output-dir", "o", "trainer.seed=4"), "the comparison's own"),
@@ -108,6 +111,34 @@ def test_models(cli, tmp_path, monkeypatch):
     assert str(tmp_path / "new" / "comparison.html") in "".join(out.split("\n"))
 
 
+@pytest.mark.parametrize(
+    ("models", "options", "said"),
+    [
+        ("{TINY},nowhere", (), "No model at 'nowhere'"),
+        ("{TINY},tiny:qwen9", (), "qwen9"),
+        ("{TINY},broken", (), "has no model_type"),
+        ("{TINY},tiny:qwen3_vl", ("--decoder", "head"), "needs a detection head, and tiny:qwen2_vl has none"),
+        ("{TINY},tiny:qwen3_vl", ("--data", "one"), "1 image is too little to compare"),
+        ("{TINY},tiny:qwen3_vl", ("--labels", "dog"), "None of the data set's labels (box)"),
+    ],
+)
+def test_faults_are_found_before_the_first_model_is_loaded(cli, models, options, said, tmp_path, monkeypatch):
+    def load(*arguments, **others):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("boxtune.evaluation.evaluate.load_detector", load)
+    monkeypatch.chdir(tmp_path)
+    write_coco(tmp_path / "data", 4)
+    write_coco(tmp_path / "one", 1)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    named = models.replace("{TINY}", TINY)
+    code, _, err = cli("compare", "--models", named, "--data", "data", "--output-dir", "o", *options)
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "o").exists()
+
+
 def test_recipes_are_handed_on(cli, tmp_path, monkeypatch):
     asked = {}
 
@@ -136,7 +167,8 @@ def trained(tmp_path):
 @pytest.mark.parametrize("num_trained", [12, 60])
 def test_calibrate(cli, trained, tmp_path, monkeypatch, num_trained):
     data = write_coco(tmp_path / "data", 60)
-    (trained / "run.json").write_text(json.dumps({"data": {"num_images": num_trained}}))
+    seen = image_digests(load_dataset(data).subset(range(num_trained)))
+    (trained / "run.json").write_text(json.dumps({"data": {"images": pack_digests(seen)}}))
 
     def predict(self, images, labels=None):
         for number, _ in enumerate(images):

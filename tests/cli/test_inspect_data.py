@@ -57,6 +57,26 @@ def test_boxes_only_needs_no_picture(inspect_data, tmp_path):
     assert "Not looked for: no picture was opened." in (tmp_path / "o" / "index.html").read_text()
 
 
+@pytest.mark.parametrize("options", [(), ("--boxes-only",)])
+def test_an_empty_val_split_and_an_unused_label_are_told(inspect_data, tmp_path, options):
+    folder = write_coco(tmp_path / "mine", 4)
+    content = json.loads((folder / "annotations.json").read_text())
+    content["categories"].append({"id": 9, "name": "gone"})
+    (folder / "train.json").write_text(json.dumps(content))
+    (folder / "val.json").write_text(json.dumps(content | {"images": [], "annotations": []}))
+    (folder / "annotations.json").unlink()
+    output = tmp_path / "o"
+    code, out, err = inspect_data("--data", folder, "--model", TINY, "--output-dir", output, *options)
+    assert code == 0, err
+    assert "empty split: 1, not one box in it, so nothing can be judged there, as in val" in out
+    if not options:  # annotations alone do not tell a group of labels from an unused one
+        assert "unused: 1, a label without a box: asked for, and never learned, as in gone" in out
+    page = (output / "index.html").read_text()
+    assert "empty split" in page
+    code, out, _ = inspect_data("--data", folder, "--model", TINY, "--output-dir", tmp_path / "t", "--split", "train")
+    assert (code, "empty split" in out) == (0, False)
+
+
 def test_bad_records_are_left_out_and_listed(inspect_data, tmp_path):
     write_coco(tmp_path / "mine", 4)
     (tmp_path / "mine" / "1.png").unlink()

@@ -40,8 +40,8 @@ def data(tmp_path, monkeypatch) -> Path:
 
 def test_every_command_shows_names_as_they_are(data, boxtune):
     run, found = f"{OUTPUT}/run", f"{OUTPUT}/found"
-    trained = boxtune("train", "--data", DATA, "--output-dir", run, *SHORT, "trainer.max_steps=2", "logging.first_samples=0",
-                      "evaluation.at_end=true", "data.val_fraction=0.4")  # fmt: skip
+    held_out = ("evaluation.at_end=true", "data.val_fraction=0.4", "trainer.max_steps=2", "logging.first_samples=0")
+    trained = boxtune("train", "--data", DATA, "--output-dir", run, *SHORT, *held_out)
     assert f"labels: {LABEL}" in trained.err
     assert f"Look at {run}/report.html" in trained.out
     assert f"The model is in {run};" in trained.out

@@ -1,43 +1,58 @@
-"""Checks that every record passes, whatever format it is from."""
-
 from __future__ import annotations
 
-import json
-import os
+import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from boxtune.data.dataset import load_dataset
-from boxtune.data.records import BadRecordError, Draft, DraftBox, check_draft
-from boxtune.errors import DataError
+from boxtune.data import records
+from boxtune.data.records import BadRecordError, DraftBox, declared_size
 
-NOT_UTF8 = os.fsdecode(b"caf\xe9.jpg")
-
-
-def test_names_that_are_not_utf8_are_refused(tmp_path, put_image):
-    image = put_image(tmp_path / NOT_UTF8)
-    with pytest.raises(BadRecordError, match=r"the name 'caf\\udce9.jpg' is not UTF-8.*Rename the file"):
-        check_draft(Draft("1", image, "row 1"))
-    image = put_image(tmp_path / "a.jpg")
-    with pytest.raises(BadRecordError, match=r"the name '\\ud800' is not UTF-8.*label"):
-        check_draft(Draft("1", image, "row 1", [DraftBox((1, 2, 3, 4), "\ud800", "row 1")]))
-    with pytest.raises(BadRecordError, match=r"the name 'x\\udcff' is not UTF-8"):
-        check_draft(Draft("x\udcff", image, "row 1"))
-    assert check_draft(Draft("é", image, "row 1", [DraftBox((1, 2, 3, 4), "目", "row 1")])).id == "é"
+NUMBERS = st.one_of(
+    st.floats(-60, 460),
+    st.integers(-3, 420),
+    st.sampled_from([math.nan, math.inf, -math.inf, None, "7", "seven", 10**400, [1], True]),
+)
+CORNERS = st.one_of(
+    st.tuples(st.floats(-3, 200), st.floats(-3, 150), st.floats(180, 405), st.floats(140, 304)),
+    st.lists(NUMBERS, min_size=4, max_size=4),
+    st.lists(NUMBERS, max_size=5),
+)
 
 
-def test_they_can_be_skipped_and_are_listed(tmp_path, put_image):
-    for name in ("a.jpg", "b.jpg", NOT_UTF8):
-        image = put_image(tmp_path / "d" / "images" / name)
-        label = tmp_path / "d" / "labels" / image.with_suffix(".txt").name
-        label.parent.mkdir(exist_ok=True)
-        label.write_text("0 0.5 0.5 0.2 0.2\n")
-    (tmp_path / "d" / "data.yaml").write_text("train: images\nnames: [cat]\n")
-    with pytest.raises(DataError, match="not UTF-8"):
-        load_dataset(str(tmp_path / "d"))
-    skipped = tmp_path / "skipped.jsonl"
-    kept = load_dataset(str(tmp_path / "d"), on_error="skip", skipped_path=skipped)
-    assert [record.file_name for record in kept.records] == ["a.jpg", "b.jpg"]
-    (row,) = map(json.loads, skipped.read_text(encoding="utf-8").splitlines())
-    assert "caf" in row["id"]
-    assert "not UTF-8" in row["reason"]
+@given(
+    boxes=st.lists(st.builds(DraftBox, CORNERS, st.sampled_from(["cat", "dog", ""]), st.just("line 1")), max_size=4),
+    relative=st.booleans(),
+)
+def test_boxes_are_checked_together_as_one_by_one(boxes, relative):
+    def one_by_one() -> np.ndarray:
+        return np.reshape([records._check_box(box, (300, 400), relative) for box in boxes], (-1, 4))
+
+    found = [outcome(one_by_one), outcome(lambda: records._check_boxes(boxes, (300, 400), relative))]
+    assert found[0] == found[1]
+
+
+def outcome(check: Callable[[], np.ndarray]) -> list[list[float]] | str:
+    try:
+        return check().tolist()
+    except BadRecordError as bad:
+        return str(bad)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [
+        (30, 40, (30, 40)),
+        (30.4, 39.6, (30, 40)),
+        (0, 40, None),
+        (30, None, None),
+        ("30", 40, None),
+        (math.inf, 40, None),
+        (math.nan, 40, None),
+    ],
+)
+def test_declared_sizes(height, width, size):
+    assert declared_size(height, width) == size

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from boxtune.data.dataset import DetectionDataset
+from boxtune.data.digests import image_digests, pack_digests
+from boxtune.data.records import Record
 from boxtune.detections import Detections
 from boxtune.errors import DataError
 from boxtune.evaluation.calibrate import MIN_BOXES, fit_calibrator, fit_isotonic, fit_temperature, seen_in_training
@@ -148,13 +153,34 @@ def test_too_little_is_refused(images, said):
 
 
 @pytest.mark.parametrize(
-    ("trained", "warned"),
-    [(100, False), (101, True), (300, True), (None, False), ("many", False)],
+    ("trained", "num_held", "said"),
+    [
+        (range(100), 200, None),
+        (range(101), 200, "1 of these 200 .* say --max-images 199"),
+        (range(300), 200, r"200 of these 200 .* data\.max_train_images=240, .* --max-images 60"),
+        (range(0, 300, 10), 50, r"5 of these 50 .* data\.max_train_images=250, .* --max-images 50"),
+        (range(150, 160), 200, "10 of these 200 .* say --max-images 140"),
+        (None, 200, None),
+    ],
 )
-def test_images_of_the_training_are_warned_of(tmp_path, trained, warned):
+def test_images_of_the_training_are_warned_of(tmp_path, trained, num_held, said):
+    samples = boxes_of(300)
     if trained is not None:
-        (tmp_path / "run.json").write_text(json.dumps({"data": {"num_images": trained}}))
-    said = seen_in_training(tmp_path, num_images=300, num_held=200)
-    assert (said is not None) == warned
-    if warned:
-        assert "data.max_train_images=100" in said
+        seen = pack_digests(image_digests(samples.subset(trained)))
+        (tmp_path / "run.json").write_text(json.dumps({"data": {"images": seen}}))
+    warning = seen_in_training(tmp_path, samples, num_held)
+    assert (warning is None) == (said is None)
+    if said:
+        assert re.search(said, warning)
+
+
+def test_so_few_images_that_none_can_be_kept_free(tmp_path):
+    samples = boxes_of(3)
+    (tmp_path / "run.json").write_text(json.dumps({"data": {"images": pack_digests(image_digests(samples))}}))
+    assert "3 images are too few to keep some free" in seen_in_training(tmp_path, samples, 3)
+
+
+def boxes_of(count: int) -> DetectionDataset:
+    boxes = Detections([[1, 2, 30, 40]], ["x"])
+    records = [Record(str(n), Path(f"{n}.png"), (50, 60), boxes, f"row {n}") for n in range(count)]
+    return DetectionDataset(records, ("x",), "made", "train")

@@ -13,9 +13,12 @@ from PIL import Image
 
 from boxtune.detections import Detections
 from boxtune.errors import DataError, SaveError
-from boxtune.evaluation.evaluate import Evaluation
+from boxtune.evaluation.evaluate import EvaluatedImage, Evaluation
+from boxtune.evaluation.metrics import MetricsAccumulator
 from boxtune.evaluation.page.gallery import MAX_PICTURES, MAX_TEXT
 from boxtune.evaluation.report import MAX_BYTES, report_html, write_report
+from boxtune.grounding.codec import DecodeResult
+from boxtune.inference.detector import Prediction
 from evaluation.hostile import HOSTILE, TRUTH, WRONG, Outline, evaluation, sample
 
 
@@ -137,3 +140,34 @@ def test_lone_surrogates_do_not_stop_it(tmp_path):
 def test_a_place_that_cannot_be_written(tmp_path):
     with pytest.raises(SaveError, match="cannot be written"):
         write_report(tmp_path / "absent" / "report.html", title="x", models=[])
+
+
+def test_candidates_are_told_of_where_they_count():
+    """All that is found is a candidate: a note at the top, a word at the bars and at the curve over the score."""
+    nothing = Detections.empty(scored=True)
+    found = TRUTH.with_scores(np.linspace(0.1, 0.2, len(TRUTH)))
+    text = report_html("t", [("m", with_candidates(nothing, found))], [sample("1"), sample("2")])
+    assert "The answers themselves found 0.000 of the true boxes" in text
+    assert f"The bars count {2 * len(TRUTH)} candidates as well" in text
+    assert "Candidates are counted, too." in text
+    plain = report_html("t", [("m", with_candidates(found, nothing))], [sample("1"), sample("2")])
+    assert "andidates" not in plain
+
+
+def test_no_best_threshold_where_nothing_is_right():
+    far = Detections([[0, 0, 2, 2], [4, 4, 6, 6]], [TRUTH.labels[0]] * 2, [0.3, 0.4])
+    text = report_html("t", [("m", with_candidates(far, Detections.empty(scored=True)))], [sample("1"), sample("2")])
+    assert "Not one box is right: no threshold is the best." in text
+    assert "Best F1" not in text
+    assert "flatters" not in text
+
+
+def with_candidates(found: Detections, candidates: Detections) -> Evaluation:
+    labels = tuple(dict.fromkeys(TRUTH.labels))
+    accumulator = MetricsAccumulator(labels=labels)
+    images = []
+    for name in ("1", "2"):
+        accumulator.update(name, (100, 100), TRUTH, found, candidates=candidates)
+        prediction = Prediction(DecodeResult("ok", found), "[]", False, candidates)
+        images.append(EvaluatedImage(name, (100, 100), TRUTH, prediction))
+    return Evaluation(accumulator.compute(), tuple(images), labels)

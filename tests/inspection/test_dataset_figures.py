@@ -114,6 +114,16 @@ def test_each_doubt_is_found():
     assert found["tiny"].examples == ("image 0",)
 
 
+def test_splits_and_labels_without_boxes_are_doubts():
+    boxes = [[20, 20, 90, 70]]
+    fine = table(boxes, labels=("a",), label=[0])
+    assert find_doubts(fine, fine.splits) == ()
+    found = {doubt.kind: doubt for doubt in find_doubts(table(boxes, labels=("a", "bee"), label=[0]), ("train", "val"))}
+    assert (found["unused"].count, found["unused"].examples) == (1, ("bee",))
+    assert "val" in found["empty split"].examples
+    assert set(found) == {"unused", "empty split"}
+
+
 def test_other_labels_and_images_are_not_twice():
     same = [[20, 20, 90, 70]] * 3
     assert not find_doubts(table(same, sizes=((100, 200),) * 2, image=[0, 0, 1], label=[0, 1, 0], labels=("a", "b")))

@@ -63,6 +63,49 @@ def test_a_copy_in_another_split_is_found(photos):
     assert find_copies(load_dataset(photos), limit=2).num_compared == 2
 
 
+def cups(folder, places, colours):
+    """Plain grounds with one painted square each, in one split."""
+    folder.mkdir()
+    images, boxes = [], []
+    for number, ((x, y), colour) in enumerate(zip(places, colours, strict=True), start=1):
+        picture = Image.new("RGB", (320, 240), (200, 200, 195))
+        picture.paste(colour, (x, y, x + 30, y + 30))
+        picture.save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 320, "height": 240})
+        boxes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [x, y, 30, 30]})
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cup"}]}
+    (folder / "train.json").write_text(json.dumps(content))
+    return load_dataset(folder)
+
+
+RED, BLUE = (200, 30, 30), (62, 62, 224)  # of one grey
+
+
+def test_painted_cups_on_a_plain_ground_are_no_copies(tmp_path):
+    elsewhere = cups(tmp_path / "elsewhere", [(20, 20), (200, 30), (90, 150)], [RED] * 3)
+    assert find_copies(elsewhere).pairs == ()
+    assert find_copies(cups(tmp_path / "coloured", [(90, 90)] * 2, [RED, BLUE])).pairs == ()
+    assert find_copies(cups(tmp_path / "same", [(90, 90), (90, 90)], [RED, RED])).num_within == 1
+
+
+@pytest.mark.parametrize("name", ["blood-cells", "trash"])
+def test_copies_of_real_pictures_are_found(name, shared_data, tmp_path):
+    """Each of eight pictures again: half as large, recompressed, brighter."""
+    files = sorted((shared_data / name / "images").iterdir())[:8]
+    images = []
+    for number, file in enumerate(files, start=1):
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+        again = ImageEnhance.Brightness(picture.resize((picture.width // 2, picture.height // 2))).enhance(1.05)
+        for copy, (suffix, quality) in ((picture, ("png", None)), (again, ("jpg", 60))):
+            copy.save(tmp_path / f"{number}.{suffix}", **({} if quality is None else {"quality": quality}))
+            row = {"id": len(images) + 1, "file_name": f"{number}.{suffix}", "width": copy.width, "height": copy.height}
+            images.append(row)
+    (tmp_path / "train.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    found = {(pair.first, pair.second) for pair in find_copies(load_dataset(tmp_path)).pairs}
+    assert {(str(n), str(n + 1)) for n in range(1, 16, 2)} <= found
+
+
 def test_painted_pictures_are_no_copies():
     copies = find_copies(load_dataset("synthetic:nutrition?n=6&size=96", "train"))
     assert (copies.num_compared, copies.pairs) == (6, ())

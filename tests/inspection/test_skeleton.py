@@ -68,6 +68,9 @@ def test_adapter_folder_is_its_base_with_the_adapter(tmp_path):
     skeleton = load_skeleton(str(tmp_path))
     assert facts(skeleton.model) == facts(model)
     assert (skeleton.base, skeleton.has_adapter) == ("tiny:qwen2_5_vl", True)
+    assert f"The adapter in {skeleton.name}: LORA of rank " in skeleton.adapter_note
+    assert "Everything else is its base, tiny:qwen2_5_vl." in skeleton.adapter_note
+    assert load_skeleton("tiny:qwen2_5_vl").adapter_note is None
 
 
 def write_config(folder, **changes):
@@ -142,7 +145,8 @@ def test_hub_ids_are_looked_up_offline_too(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="No model at 'some-owner/some-model'"):
+    short = "No model at 'some-owner/some-model': no such folder, and the hub cannot be reached.$"
+    with pytest.raises(ModelError, match=short):
         load_skeleton("some-owner/some-model")
 
 

@@ -51,7 +51,7 @@ def command(
         data, None if undivided else split or "train", data_format=data_format, on_error=on_error, console=said
     )
     held = samples.subset(range(max(0, len(samples) - max_images), len(samples)))
-    if warning := seen_in_training(folder, len(samples), len(held)):
+    if warning := seen_in_training(folder, samples, len(held)):
         say(said, warning)
     detector = load_detector(model, device, batch_size=batch_size, quantize=quantize, calibrated=False)
     if not detector.labels:

@@ -113,12 +113,16 @@ def _names(text: str, option: str) -> list[str]:
 
 def _files(annotations: Path, names: list[str], output_dir: Path | None, json: bool) -> None:
     from boxtune.cli.options import claim_output_dir
+    from boxtune.errors import DataError
     from boxtune.evaluation.coco import read_scored
     from boxtune.evaluation.compare import compare_scored, write_comparison
     from boxtune.evaluation.compare_page import PAGE_FILE, write_files_page
 
     if output_dir is not None:
         claim_output_dir(output_dir)
+    for option, path in (("--annotations", annotations), *(("--predictions", Path(name)) for name in names)):
+        if not path.is_file():
+            raise DataError(f"No file at {path}: check {option}.")
     scored = {name: read_scored(annotations, Path(name)) for name in names}
     comparison = compare_scored(scored)
     if output_dir is not None:
@@ -142,14 +146,18 @@ def _models(
 
     from boxtune.cli.options import claim_output_dir, split_labels
     from boxtune.console import say
-    from boxtune.evaluation.compare import compare_models, write_comparison
+    from boxtune.evaluation.compare import check_enough, check_models, compare_models, write_comparison
     from boxtune.evaluation.compare_page import PAGE_FILE, write_models_page
-    from boxtune.evaluation.evaluate import evaluate_model, open_judged, write_evaluation
+    from boxtune.evaluation.evaluate import check_labels, evaluate_model, open_judged, write_evaluation
 
     claim_output_dir(output_dir)
+    taught = check_models(names, asking["decoder"])
     console = Console(stderr=True)
     skipped = output_dir / "skipped.jsonl" if opening["on_error"] == "skip" else None
     samples = open_judged(data, split, skipped_path=skipped, console=console, **opening)
+    check_enough(len(samples))
+    for known in taught.values():
+        check_labels(split_labels(labels) or known or samples.labels, samples)
     evaluations = {}
     for number, name in enumerate(names, start=1):
         say(console, f"{number} of {len(names)}: {name}")

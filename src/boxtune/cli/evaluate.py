@@ -48,7 +48,7 @@ def command(
 
     from boxtune.cli.options import claim_output_dir, split_labels, tell_of_packed_base
     from boxtune.console import say
-    from boxtune.evaluation.evaluate import evaluate, open_judged, write_evaluation
+    from boxtune.evaluation.evaluate import evaluate_with_notes, open_judged, write_evaluation
     from boxtune.evaluation.report import write_report
     from boxtune.evaluation.summary import print_metrics
     from boxtune.inference.detector import load_detector
@@ -69,7 +69,7 @@ def command(
     tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
     if not detector.labels:
         detector.labels = samples.labels
-    evaluation = evaluate(detector, samples, console=Console(stderr=True), details=True)
+    evaluation = evaluate_with_notes(model, detector, samples, Console(stderr=True))
     write_evaluation(output_dir, evaluation)
     report = output_dir / "report.html"
     write_report(report, title=f"{model} on {data}", models=[(model, evaluation)], samples=samples)

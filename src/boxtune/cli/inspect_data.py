@@ -47,7 +47,7 @@ def command(
 
     from boxtune.cli.options import check_writable
     from boxtune.console import say
-    from boxtune.data.dataset import load_dataset
+    from boxtune.data.dataset import available_splits, load_dataset
     from boxtune.inspection.dataset import chosen_samples, print_summary, summarize_dataset, write_sheet
     from boxtune.inspection.dataset_explore import explore
     from boxtune.inspection.dataset_page import write_dataset_page
@@ -66,7 +66,13 @@ def command(
         write_skipped(folder / "skipped.jsonl", dataset.skipped)
         say(console, f"{len(dataset.skipped)} bad records left out, see {folder / 'skipped.jsonl'}")
     encoder = _encoder(config, model, overrides, dataset.labels)
-    exploration = explore(dataset, encoder, max_compared=max_compared, console=Console(stderr=True))
+    exploration = explore(
+        dataset,
+        encoder,
+        declared_splits=() if split is not None else available_splits(data, data_format),
+        max_compared=max_compared,
+        console=Console(stderr=True),
+    )
     print_summary(summarize_dataset(dataset), data, console, exploration.figures.splits)
     changes: dict[str, Any] = {"num_images": num_images, "augment": augment, "flip": tuple(flip or ()), "seed": seed}
     sheet, page = folder / "sheet.jpg", folder / "index.html"
@@ -81,6 +87,7 @@ def command(
 
 
 def _boxes_only(data: str, split: str | None, data_format: str | None, output_dir: Path | None, json: bool) -> None:
+    from boxtune.data.dataset import available_splits
     from boxtune.data.formats.place import parse_place
     from boxtune.inspection.dataset_boxes import read_annotations
     from boxtune.inspection.dataset_explore import explore_table
@@ -88,7 +95,9 @@ def _boxes_only(data: str, split: str | None, data_format: str | None, output_di
 
     table, skipped = read_annotations(data, split, data_format)
     name = parse_place(data).name
-    exploration = explore_table(table, name, skipped)
+    exploration = explore_table(
+        table, name, skipped, declared_splits=() if split is not None else available_splits(data, data_format)
+    )
     folder = output_dir or free_folder(_HOME, name, data)
     folder.mkdir(parents=True, exist_ok=True)
     write_dataset_page(folder / "index.html", exploration)

@@ -105,6 +105,8 @@ def _inspect(
     console = Console()
     name = f"{model} (adapter on {skeleton.base})" if skeleton.has_adapter else model
     model_tables.print_architecture(architecture, name, console)
+    if skeleton.adapter_note is not None:
+        model_tables.say(console, skeleton.adapter_note)
     for title, plan in plans.items():
         model_tables.print_plan(plan, title, console)
     if memory:

@@ -36,9 +36,8 @@ def command(
     asking |= {"decoder": decoder, "free_labels": free_labels}
     detector = load_detector(model, device, quantize=quantize, **asking)
     tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
-    known = detector.loaded.contract.labels
-    if strange := [label for label in detector.labels if known and label not in known]:
-        typer.echo(f"The model was not taught {', '.join(strange)}; it knows {', '.join(known)}.", err=True)
+    if note := detector.untaught_labels:
+        say(Console(stderr=True), note)
     num_boxes = predict_images(detector, paths, output_dir, min_score=min_score, console=Console(stderr=True))
     looked_for = ", ".join(detector.labels)
     say(Console(), f"Looked for {looked_for}. Boxes: {num_boxes}, pictures: {len(paths)}; written to {output_dir}")

@@ -109,8 +109,10 @@ class DetectionDataset(Sequence[Sample]):
         if len(self) < 2:
             raise DataError(f"Data set '{self.name}' has {len(self)} image: too few to hold some back. Add images.")
         num_held = min(max(1, round(len(self) * fraction)), len(self) - 1)
-        ids = (image_id for batch in record_columns(self.records) for image_id in batch.ids)
-        lots = b"".join(hashlib.sha256(f"{seed}/{image_id}".encode()).digest() for image_id in ids)
+        lots = bytearray()
+        for batch in record_columns(self.records):
+            for image_id in batch.ids:
+                lots += hashlib.sha256(f"{seed}/{image_id}".encode()).digest()
         is_held = np.zeros(len(self), dtype=bool)
         is_held[np.argsort(np.frombuffer(lots, dtype="S32"), kind="stable")[:num_held]] = True
         return self.subset(np.flatnonzero(~is_held)), self.subset(np.flatnonzero(is_held))
@@ -134,6 +136,9 @@ def load_dataset(
     skipped_path: Path | None = None,
 ) -> DetectionDataset:
     """Open a data set; no image is decoded.
+
+    A local split of many images gets an index in a cache folder at its first opening (see `data/index`); afterwards its
+    records are mapped into memory, not read.
 
     Args:
         spec: a folder or file of any supported format, a hub id `owner/name` (options after `?`, see `formats/hub`),
@@ -224,5 +229,5 @@ def _complaint(dataset: DetectionDataset) -> str:
     how_read = f" {dataset.notes[0]}" if dataset.format == "hub" else ""
     return (
         f"Data set '{dataset.name}' has {count} bad record{'s' if count > 1 else ''}: {first}{more} "
-        f"Mend them, or leave these images out with --on-error skip.{how_read}"
+        f"Or leave such images out: --on-error skip.{how_read}"
     )

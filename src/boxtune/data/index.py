@@ -97,7 +97,8 @@ def open_index(folder: Path, place: Place, format_name: str, split: str, prefix:
     try:
         facts = json.loads((folder / _FACTS_FILE).read_text(encoding="utf-8"))
         path = folder / _RECORDS_FILE
-        if facts["crc32"] != _crc32(path) or _surroundings(facts["surroundings"]) != facts["surroundings"]:
+        checksum = facts.pop("crc32")
+        if checksum != _crc32(path, facts) or _surroundings(facts["surroundings"]) != facts["surroundings"]:
             raise ValueError("damaged, or no longer true")
         records = _mapped(path, facts, prefix, image_of)
         skipped = [SkippedRecord(**row) for row in facts["skipped"]]
@@ -137,9 +138,8 @@ def build_index(folder: Path, checked: CheckedDrafts, reading: Reading) -> None:
             "skipped": [asdict(bad) for bad in checked.skipped],
             "notes": reading.notes,
             "surroundings": _surroundings(checked.surroundings),
-            "crc32": _crc32(path),
         }
-        _write_safely(aside / _FACTS_FILE, json.dumps(facts))
+        _write_safely(aside / _FACTS_FILE, json.dumps({**facts, "crc32": _crc32(path, facts)}))
         _put_in_place(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -174,9 +174,9 @@ def _surroundings(paths: Iterable[str]) -> dict[str, str]:
     return {os.path.abspath(path): state_of_file(path) for path in paths}  # noqa: PTH100
 
 
-def _crc32(path: Path) -> int:
-    """A checksum of what a crash may leave half written."""
-    value = 0
+def _crc32(path: Path, facts: dict[str, Any]) -> int:
+    """A checksum of the two files: a crash or a bad disk may leave either half right."""
+    value = zlib.crc32(json.dumps(facts).encode())
     with path.open("rb") as file:
         while content := file.read(1 << 20):
             value = zlib.crc32(content, value)

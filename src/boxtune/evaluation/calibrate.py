@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,20 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logit
 
+from boxtune.data.dataset import DetectionDataset
 from boxtune.detections import FloatArray
 from boxtune.errors import DataError
 from boxtune.evaluation.calibration import Calibration, reliability
 from boxtune.evaluation.confidence import judged_boxes
 from boxtune.evaluation.judged import JudgedImage
+from boxtune.evaluation.provenance import seen_images
 from boxtune.evaluation.ranking import BoolArray, rank_images
 from boxtune.inference.calibrator import Calibrator
 
 MIN_BOXES: Final = 40
 """Found boxes below which no map is fitted: each half of them must say something."""
 
+_MIN_FREE: Final = 20  # images; fewer hardly hold the boxes to fit on
 _MIN_OF_EACH: Final = 10  # right and wrong boxes
 
 
@@ -80,24 +82,32 @@ def fit_calibrator(images: Sequence[JudgedImage]) -> CalibrationFit:
     )
 
 
-def seen_in_training(folder: Path, num_images: int, num_held: int) -> str | None:
+def seen_in_training(folder: Path, samples: DetectionDataset, num_held: int) -> str | None:
     """A warning where a training has seen images that a map is to be fitted on: the model is too sure of them.
 
     Args:
-        folder: of the model; its `run.json` says how many images the training had.
-        num_images: of the split, of which a training with `data.max_train_images` takes the first.
-        num_held: the last so many are those to fit on.
+        folder: of the model; its `run.json` says which images the training had.
+        samples: the split.
+        num_held: the last so many of it are those to fit on.
+
+    Raises:
+        DataError: `run.json` is damaged.
     """
-    try:
-        trained = int(json.loads((folder / "run.json").read_text(encoding="utf-8"))["data"]["num_images"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not trained here, or on something else: nothing is known
-    if trained <= num_images - num_held:
+    seen = seen_images(folder, samples)
+    if seen is None or not (num_seen := int(seen[-num_held:].sum())):
         return None
-    return (
-        f"{folder} was trained on {trained} images, maybe on these: it is surer of them than of new ones. Train with "
-        f"data.max_train_images={max(1, num_images - num_held)} to keep them free."
-    )
+    num_free = len(seen) if not seen.any() else int(seen[::-1].argmax())  # behind the last one that was seen
+    num_kept = min(num_held, max(2, len(samples) // 5))
+    if num_free >= _MIN_FREE:
+        advice = f"Of the last {num_free} it has seen none: say --max-images {num_free}."
+    elif len(samples) - num_kept > num_kept:
+        advice = (
+            f"Train with data.max_train_images={len(samples) - num_kept}, then calibrate with --max-images {num_kept}; "
+            "or take images of another set."
+        )
+    else:
+        advice = f"{len(samples)} images are too few to keep some free: take images of another set."
+    return f"{num_seen} of these {num_held} images were seen in training, and {folder} is surer of them. {advice}"
 
 
 def _on_other_half(

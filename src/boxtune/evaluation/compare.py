@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from boxtune.console import say
-from boxtune.errors import DataError, SaveError
+from boxtune.errors import ConfigError, DataError, SaveError
 from boxtune.evaluation.coco import ScoredFiles, read_scored
 from boxtune.evaluation.evaluate import Evaluation
 from boxtune.evaluation.intervals import (
@@ -32,6 +32,9 @@ from boxtune.evaluation.judged import JudgedImage, in_coco_order
 from boxtune.evaluation.metrics import Metrics
 from boxtune.evaluation.ranking import rank_images
 from boxtune.evaluation.summary import FIGURE_NAMES, format_share, notes
+from boxtune.inference.detector import Decoder
+from boxtune.models.detection_head.saving import has_head
+from boxtune.models.load import check_model
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,30 @@ class Comparison:
         }
 
 
+def check_models(names: Sequence[str], decoder: Decoder) -> dict[str, tuple[str, ...]]:
+    """Refuse models that cannot be compared before the first is loaded; name → the labels that it was taught.
+
+    Raises:
+        ModelError: one of them is not there, or cannot be loaded as far as small files tell.
+        ConfigError: one has no detection head, and the decoder needs it.
+    """
+    contracts = {name: check_model(name) for name in names}
+    without = [name for name in names if not has_head(Path(name))] if decoder != "text" else []
+    if without:
+        raise ConfigError(f"decoder={decoder} needs a detection head, and {without[0]} has none: use the text decoder.")
+    return {name: contract.labels if contract is not None else () for name, contract in contracts.items()}
+
+
+def check_enough(num_images: int) -> None:
+    """Refuse a single image.
+
+    Raises:
+        DataError: two are needed to draw them in different ways.
+    """
+    if num_images < 2:
+        raise DataError(f"{num_images} image is too little to compare models on: take two or more.")
+
+
 def compare_models(
     evaluations: Mapping[str, Evaluation], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> Comparison:
@@ -137,8 +164,7 @@ def _compare(judged: Mapping[str, tuple[Metrics, list[JudgedImage]]], num_resamp
         raise DataError(f"A comparison needs two models or more, not {len(judged)}: name them with commas, A,B.")
     names = list(judged)
     baseline, baseline_images = judged[names[0]]
-    if len(baseline_images) < 2:
-        raise DataError(f"{len(baseline_images)} image is too little to compare models on: take two or more.")
+    check_enough(len(baseline_images))
     for name in names[1:]:
         _check_same_images(names[0], baseline_images, name, judged[name][1])
     drawn = draw_images(len(baseline_images), num_resamples, seed)

@@ -41,7 +41,8 @@ def write_models_page(
         SaveError: the file cannot be written.
     """
     models = [reported_evaluation(name, one) for name, one in evaluations.items()]
-    write_page(path, _page(comparison, models, gallery.pictures_of(samples), title))
+    notes = [f"{name}: {note}" for name, one in evaluations.items() for note in one.notes]
+    write_page(path, _page(comparison, models, gallery.pictures_of(samples), title, notes))
 
 
 def write_files_page(
@@ -64,7 +65,13 @@ def write_files_page(
     write_page(path, _page(comparison, models, open_picture, title))
 
 
-def _page(comparison: Comparison, models: Sequence[ReportedModel], open_picture: gallery.PictureOf, title: str) -> str:
+def _page(
+    comparison: Comparison,
+    models: Sequence[ReportedModel],
+    open_picture: gallery.PictureOf,
+    title: str,
+    notes: Sequence[str] = (),
+) -> str:
     first, compared = comparison.models[0].name, comparison.models[1:]
     judged = f"{comparison.num_images:,} images"
     labels = list(dict.fromkeys(label for model in models for label in model.metrics.per_class))
@@ -74,7 +81,7 @@ def _page(comparison: Comparison, models: Sequence[ReportedModel], open_picture:
     return render(
         "evaluation/page/comparison.html",
         title=title,
-        notes=[f"{model.name}: {note}" for model in models for note in metric_notes(model.metrics)],
+        notes=[*notes, *(f"{model.name}: {note}" for model in models for note in metric_notes(model.metrics))],
         lead=f"{judged}, the same for all. The baseline is {first}.",
         model_table=figures.model_table(models),
         interval_note=figures.interval_note(models),
@@ -83,6 +90,7 @@ def _page(comparison: Comparison, models: Sequence[ReportedModel], open_picture:
         level=f"{comparison.level:.0%}",
         charts=curves.comparing_charts(models),
         error_groups=figures.error_groups(models),
+        candidates_note=figures.candidates_note(models),
         class_table=figures.class_table(models, with_truth) if len(with_truth) > 1 else None,
         class_cut=figures.cut_note(with_truth),
         size_table=figures.size_table(models),

@@ -37,8 +37,8 @@ class Confidence:
 
     Attributes:
         points: rising thresholds 0.00, 0.05 … 0.95; empty where scores rank nothing or there is no true box.
-        best: the point of highest F1 among all thresholds that differ, None as above. It was chosen on these images,
-            so its F1 flatters: choose it on one split, and use it on another.
+        best: the point of highest F1 among all thresholds that differ, None as above and where no box is right. It
+            was chosen on these images, so its F1 flatters: choose it on one split, and use it on another.
         f1_by_iou: `0.50`, `0.55` … `0.95` → F1 of all found boxes, best assignment, whatever their scores.
         f1_mean_iou: mean over them ("F1@mIoU"): the figure for models without scores. None without boxes at all.
     """
@@ -65,7 +65,8 @@ def confidence(ranked: Mapping[str, Ranked], counts: Sequence[ImageCounts]) -> C
     if not num_truth or len(np.unique(scores)) < 2:
         return Confidence((), None, f1_by_iou, mean)
     points = tuple(_point(threshold, scores, right, num_truth) for threshold in np.arange(20) / 20)
-    return Confidence(points, _best(scores, right, num_truth), f1_by_iou, mean)
+    best = _best(scores, right, num_truth) if right.any() else None  # every threshold would have the same F1 of 0
+    return Confidence(points, best, f1_by_iou, mean)
 
 
 def judged_boxes(ranked: Mapping[str, Ranked], level: int = 0) -> tuple[FloatArray, BoolArray]:

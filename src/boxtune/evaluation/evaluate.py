@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from boxtune.evaluation.judged import JudgedImage, in_coco_order
 from boxtune.evaluation.metrics import Metrics, MetricsAccumulator
 from boxtune.evaluation.precision_recall import PrecisionCurves, precision_curves
 from boxtune.evaluation.predictions import category_labels, write_ground_truth, write_predictions
+from boxtune.evaluation.provenance import provenance
 from boxtune.evaluation.ranking import rank_images
 from boxtune.inference.detector import Decoder, Detector, Prediction, load_detector
 from boxtune.models.quantize import Quantize
@@ -40,11 +41,18 @@ class EvaluatedImage:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a data set, and the images behind them."""
+    """Figures of a data set, and the images behind them.
+
+    Attributes:
+        metrics, images: as they are named.
+        labels: that were asked for.
+        notes: what a reader must know of model and images (see `provenance`), for pages.
+    """
 
     metrics: Metrics
     images: tuple[EvaluatedImage, ...]
     labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def judged(self) -> list[JudgedImage]:
@@ -146,8 +154,19 @@ def evaluate_model(
     detector = load_detector(model, device, labels=labels, batch_size=batch_size, quantize=quantize, decoder=decoder)
     if not detector.labels:
         detector.labels = samples.labels
+    return evaluate_with_notes(model, detector, samples, console)
+
+
+def evaluate_with_notes(
+    model: str, detector: Detector, samples: DetectionDataset, console: Console | None = None
+) -> Evaluation:
+    """As `evaluate`, with what the folder of the model tells of its training; said on the console before the work."""
+    notes = provenance(model, detector, samples)
+    if console is not None:
+        for note in notes:
+            say(console, note)
     evaluation: Evaluation = evaluate(detector, samples, console=console, details=True)
-    return evaluation
+    return replace(evaluation, notes=notes)
 
 
 def open_judged(

@@ -74,7 +74,7 @@ def report_html(
     own_notes = [
         f"{name}: {note}" if len(models) > 1 else note
         for name, evaluation in models
-        for note in metric_notes(evaluation.metrics)
+        for note in (*evaluation.notes, *metric_notes(evaluation.metrics))
     ]
     return render(
         "evaluation/page/report.html",
@@ -90,6 +90,7 @@ def report_html(
         class_cut=figures.cut_note(labels),
         size_table=figures.size_table(reported),
         error_bars=figures.error_bars(reported),
+        candidates_note=figures.candidates_note(reported),
         charts=curves.charts(reported, losses),
         pictures=pictures,
         pictures_cut=cut,

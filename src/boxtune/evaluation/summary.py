@@ -12,6 +12,8 @@ from boxtune.evaluation.errors import ERROR_KINDS, ErrorSummary
 from boxtune.evaluation.intervals import Intervals
 from boxtune.evaluation.metrics import CONSTANT_SCORES, Metrics
 
+_MUCH_MORE: Final = 0.1  # of recall
+
 MAX_CLASSES = 40
 """Rows of the table of classes; metrics.json holds the rest."""
 
@@ -71,9 +73,23 @@ def notes(metrics: Metrics) -> list[str]:
             f"{metrics.num_unknown_label_predictions} of {metrics.num_predictions} found boxes have an unknown label: "
             "wrong in precision, invisible to AP."
         )
+    if _lives_on_candidates(metrics):
+        found.append(
+            f"The answers themselves found {format_share(metrics.detection_rate50)} of the true boxes (F1 "
+            f"{format_share(metrics.f1_50)}). AP, thresholds and kinds of errors look at {metrics.num_candidates:,} "
+            "candidates as well, boxes that the answers left out and that predict does not show."
+        )
     if metrics.truncated_rate:
         found.append(f"{metrics.truncated_rate:.0%} of the answers ran into the token limit.")
     return found
+
+
+def _lives_on_candidates(metrics: Metrics) -> bool:
+    """Whether what goes by score finds much more than the answers do."""
+    best = None if metrics.confidence is None else metrics.confidence.best
+    if best is None or not metrics.num_candidates:
+        return False
+    return best.recall - (metrics.detection_rate50 or 0.0) > _MUCH_MORE
 
 
 def print_metrics(metrics: Metrics, title: str, console: Console) -> None:
@@ -111,16 +127,25 @@ def behind(metrics: Metrics) -> list[str]:
             f"IoU: mean {format_share(metrics.mean_iou)}, median {format_share(metrics.median_iou)}; "
             f"found at 0.5: {format_share(metrics.detection_rate50)}, at 0.7: {format_share(metrics.detection_rate70)}."
         )
-    if metrics.confidence is not None and metrics.confidence.best is not None:
-        best = metrics.confidence.best
-        lines.append(
-            f"Best threshold on these images: {best.threshold:.2f} (precision {format_share(best.precision)}, recall "
-            f"{format_share(best.recall)}, F1 {format_share(best.f1)})."
-        )
+    lines += _threshold(metrics)
     lines += _mistakes(metrics.errors)
     if metrics.calibration is not None and metrics.calibration.ece is not None and metrics.num_boxes:
         lines.append(f"Scores are off by {format_share(metrics.calibration.ece)} on average (calibration error).")
     return lines
+
+
+def _threshold(metrics: Metrics) -> list[str]:
+    along = metrics.confidence
+    if along is None or not along.points:
+        return []
+    if along.best is None:
+        return ["No threshold is the best: not one box is right at IoU 0.5."]
+    best = along.best
+    with_candidates = ", candidates included" if metrics.num_candidates else ""
+    figures = (
+        f"precision {format_share(best.precision)}, recall {format_share(best.recall)}, F1 {format_share(best.f1)}"
+    )
+    return [f"Best threshold on these images: {best.threshold:.2f} ({figures}{with_candidates})."]
 
 
 def _mistakes(errors: ErrorSummary | None) -> list[str]:

@@ -123,6 +123,13 @@ class Detector:
         head = "objectness and label of the detection head"
         return {"text": text, "head": head, "both": f"{text}, fused with {head}"}[self.decoder]
 
+    @property
+    def untaught_labels(self) -> str | None:
+        """A sentence where labels are asked for that the model was not trained on."""
+        known = self.loaded.contract.labels
+        strange = [label for label in self.labels if known and label not in known]
+        return f"The model was not taught {_some(strange)}; it knows {_some(known)}." if strange else None
+
     def _predict_batch(
         self, images: Sequence[Image.Image], labels: tuple[str, ...], num_candidates: int
     ) -> list[Prediction]:
@@ -165,6 +172,10 @@ class Detector:
         if self.calibrator is not None:
             scores = self.calibrator.apply(scores)
         return result.detections.clipped(sample.image_hw).with_scores(scores)
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:8]) + (" …" if len(labels) > 8 else "")
 
 
 def _check_decoder(decoder: Decoder, loaded: LoadedModel, free_labels: bool) -> None:

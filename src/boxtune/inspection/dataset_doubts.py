@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +30,10 @@ class Doubt:
     """One kind of doubtful label.
 
     Attributes:
-        kind: tiny, huge, twice, inverted, outside, or spelling.
+        kind: empty split, unused, inverted, outside, twice, tiny, huge, or spelling.
         meaning: what it says, for a reader.
-        count: how many boxes (for spelling: labels).
-        examples: images (for spelling: labels) of some of them.
+        count: how many boxes (of the first two splits and labels, of spelling labels).
+        examples: images (or splits, or labels) of some of them.
     """
 
     kind: str
@@ -42,8 +42,13 @@ class Doubt:
     examples: tuple[str, ...]
 
 
-def find_doubts(table: BoxTable) -> tuple[Doubt, ...]:
-    """Each kind that occurs, the gravest first. None of them is an error by itself: look at the examples."""
+def find_doubts(table: BoxTable, declared_splits: Sequence[str] = ()) -> tuple[Doubt, ...]:
+    """Each kind that occurs, the gravest first. None of them is an error by itself: look at the examples.
+
+    Args:
+        table: the boxes.
+        declared_splits: that the data set has, also those without an image.
+    """
     sides = table.xyxy[:, 2:] - table.xyxy[:, :2]
     height, width = table.image_hw[table.image].T
     inverted = (sides <= 0).any(axis=1)
@@ -51,7 +56,12 @@ def find_doubts(table: BoxTable) -> tuple[Doubt, ...]:
     outside = ((table.xyxy[:, :2] < -_OUTSIDE_PX) | (table.xyxy[:, 2:] > limits)).any(axis=1)
     cut = np.clip(table.relative, 0, 1)
     share = (cut[:, 2:] - cut[:, :2]).prod(axis=1)
+    used = set(np.unique(table.label).tolist())
+    unused = [label for number, label in enumerate(table.labels) if number not in used]
+    empty = [split for split in dict.fromkeys((*table.splits, *declared_splits)) if split not in _with_boxes(table)]
     found = (
+        Doubt("empty split", "not one box in it, so nothing can be judged there", len(empty), tuple(empty[:_NAMED])),
+        Doubt("unused", "a label without a box: asked for, and never learned", len(unused), tuple(unused[:_NAMED])),
         _doubt(table, "inverted", "corners swapped, or no area", inverted),
         _doubt(table, "outside", "reaches beyond the image by more than 2 px", outside & ~inverted),
         _doubt(
@@ -65,6 +75,10 @@ def find_doubts(table: BoxTable) -> tuple[Doubt, ...]:
         spelling_doubt(table.labels),
     )
     return tuple(doubt for doubt in found if doubt.count)
+
+
+def _with_boxes(table: BoxTable) -> set[str]:
+    return {table.splits[number] for number in np.unique(table.split[table.image]).tolist()}
 
 
 def spelling_doubt(labels: Iterable[str]) -> Doubt:

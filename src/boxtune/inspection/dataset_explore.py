@@ -60,6 +60,7 @@ def explore(
     dataset: DetectionDataset,
     encoder: SampleEncoder | None = None,
     *,
+    declared_splits: Sequence[str] = (),
     max_compared: int | None = None,
     console: Console | None = None,
 ) -> Exploration:
@@ -68,6 +69,7 @@ def explore(
     Args:
         dataset: all splits, or one.
         encoder: of the model that is to learn from it; None leaves the lengths out.
+        declared_splits: all that the data set has; one that is empty is among the doubts.
         max_compared: most pictures that are searched for copies; 0 for none, None for the default.
         console: shows progress there.
     """
@@ -77,6 +79,7 @@ def explore(
         dataset.name,
         dataset.skipped,
         dataset.notes,
+        declared_splits=declared_splits,
         copies=None if max_compared == 0 else find_copies(dataset, console=console, **limit),
         lengths=None if encoder is None else token_lengths(dataset, encoder),
     )
@@ -88,6 +91,7 @@ def explore_table(
     skipped: Sequence[SkippedRecord] = (),
     notes: Sequence[str] = (),
     *,
+    declared_splits: Sequence[str] = (),
     copies: Copies | None = None,
     lengths: TokenLengths | None = None,
 ) -> Exploration:
@@ -97,7 +101,7 @@ def explore_table(
         labels=table.labels,
         figures=box_figures(table),
         anchors=suggest_anchors(table),
-        doubts=find_doubts(table),
+        doubts=find_doubts(table, declared_splits),
         num_skipped=len(skipped),
         skipped=tuple((record.source, record.reason) for record in skipped[:MAX_NAMED]),
         notes=tuple(notes),

@@ -6,13 +6,16 @@ billion parameters is looked at in seconds, on any machine.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from boxtune.errors import ModelError
+from boxtune.models.areas import bare_name
 from boxtune.models.families import Family, family
 from boxtune.models.places import LOADING_ERRORS, base_of_adapter, in_one_line, load_config
 
@@ -40,6 +43,22 @@ class Skeleton:
     def has_adapter(self) -> bool:
         """Whether the name was that of an adapter folder."""
         return self.base != self.name
+
+    @property
+    def adapter_note(self) -> str | None:
+        """A sentence on the adapter, None without one."""
+        if not self.has_adapter:
+            return None
+        wrapped = [bare_name(name) for name, module in self.model.named_modules() if isinstance(module, BaseTunerLayer)]
+        areas = Counter(map(self.family.area_of, wrapped))
+        where = ", ".join(f"{count} layers of {area}" for area, count in areas.items())
+        (settings,) = self.model.peft_config.values()
+        rank = f" of rank {settings.r}" if hasattr(settings, "r") else ""
+        own = sum(p.numel() for name, p in self.model.named_parameters() if self.model.base_model.prefix in name)
+        return (
+            f"The adapter in {self.name}: {settings.peft_type.value}{rank} on {where}, {own:,} parameters, counted in "
+            f"their areas. Everything else is its base, {self.base}."
+        )
 
 
 def load_skeleton(name: str, *, trust_remote_code: bool = False) -> Skeleton:

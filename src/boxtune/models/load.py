@@ -90,11 +90,7 @@ def load_model(
         require_bitsandbytes(device)
     if name.startswith("tiny:"):
         return _tiny(name, options, device, quantize)
-    folder = embedded_folder() if name == EMBEDDED else Path(name)
-    if not name or (not folder.is_dir() and (folder.is_file() or not may_be_hub_id(name))):
-        raise no_model(name)
-    _refuse_unfinished(folder)
-    adapter_base = base_of_adapter(folder)
+    folder, adapter_base = _places(name)
     base = adapter_base or (EMBEDDED if name == EMBEDDED else str(folder if folder.is_dir() else name))
     if adapter_base is not None and adapter_base.startswith("tiny:"):
         model = _tiny(adapter_base, options, device, quantize).model
@@ -114,6 +110,29 @@ def load_model(
     head = load_head(folder, model.config.get_text_config(), device=device) if has_head(folder) else None
     contract, trained_here = contract or default_contract(model_type, processor), contract is not None
     return LoadedModel(model, processor, contract, trained_here, base, head)
+
+
+def check_model(name: str) -> Contract | None:
+    """Refuse what cannot be loaded, as far as small files tell; returns the contract that lies beside the weights.
+
+    Raises:
+        ModelError: no such model, another family, an unfinished run, or a folder that contradicts itself.
+    """
+    if name.startswith("tiny:"):
+        family(name.removeprefix("tiny:"))
+        return None
+    folder, adapter_base = _places(name)
+    load_config(adapter_base or name)
+    return read_contract(folder) if folder.is_dir() else None
+
+
+def _places(name: str) -> tuple[Path, str | None]:
+    """The folder of a name, which may be a hub id instead, and the base where it holds an adapter."""
+    folder = embedded_folder() if name == EMBEDDED else Path(name)
+    if not name or (not folder.is_dir() and (folder.is_file() or not may_be_hub_id(name))):
+        raise no_model(name)
+    _refuse_unfinished(folder)
+    return folder, base_of_adapter(folder)
 
 
 def _refuse_unfinished(folder: Path) -> None:

@@ -7,7 +7,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
 from safetensors import SafetensorError
 
 from boxtune.errors import ModelError
@@ -29,6 +36,13 @@ LOADING_ERRORS = (
     AssertionError,
     SafetensorError,
     StrictDataclassError,  # a size that is no number
+)
+# the first that fits: a model behind a login is a kind of one that is not found, and so is a file not in the cache
+_HUB_ERRORS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((GatedRepoError,), "the hub gives it only to those who have asked for it (hf auth login)"),
+    ((RepositoryNotFoundError,), "the hub has none of that name (or keeps it private: hf auth login)"),
+    ((LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError), "the hub cannot be reached"),
+    ((EntryNotFoundError,), "the hub's has no config.json"),
 )
 _KNOWN_NAMES = "give a folder, a hub id (owner/name), `embedded` or `tiny:FAMILY`"
 
@@ -118,9 +132,22 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
     except LOADING_ERRORS as error:
         if path.is_file():
             raise ModelError(f"{path} cannot be read as a model's configuration: {in_one_line(error)}") from error
-        raise ModelError(f"No model at '{name}': {_KNOWN_NAMES}. ({in_one_line(error)})") from error
+        raise ModelError(f"No model at '{name}': no such folder, and {_said_by_hub(error)}.") from error
     family(config)
     return config
+
+
+def _said_by_hub(error: Exception) -> str:
+    """Why a hub id led nowhere: transformers wraps the hub's own error in advice."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for kinds, words in _HUB_ERRORS:
+        if any(isinstance(one, kinds) for one in causes):
+            return words
+    return f"what the hub gives cannot be read ({in_one_line(error)})"
 
 
 def _check_file(path: Path) -> None:

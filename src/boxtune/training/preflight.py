@@ -137,11 +137,8 @@ def describe(
     part = "held out of train" if config.watch_split == "train" else "of these"
     watched = "" if data.watched is None else f", {len(data.watched)} {part} to watch"
     settings = config.trainer
-    length = (
-        f"{settings.minutes:g} minutes"
-        if settings.minutes
-        else (f"{settings.max_steps} steps" if settings.max_steps else f"{settings.num_train_epochs:g} epochs")
-    )
+    lengths = {"minute": settings.minutes, "step": settings.max_steps, "epoch": settings.num_train_epochs}
+    length = next(f"{number:g} {unit}{'' if number == 1 else 's'}" for unit, number in lengths.items() if number)
     device = pick_device(config.model.device)
     arithmetic = "bf16" if use_bf16(config, device) else "fp32"
     trained, total = (sum(getattr(row, name) for row in rows) for name in ("num_trainable", "num_parameters"))

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from boxtune.data.digests import image_digests, pack_digests
 from boxtune.models.areas import AreaSummary
 from boxtune.models.contract import Contract
 from boxtune.training.sets import RunData
@@ -47,7 +48,9 @@ def run_record(
             "name": train_set.name,
             "num_images": len(train_set),
             "labels": list(train_set.labels),
+            "split": train_set.split,
             "fingerprint": train_set.fingerprint(),
+            "images": pack_digests(image_digests(train_set)),
         },
         **({} if watched is None else {"watched": [record.id for record in watched.records]}),
         "versions": {name: _version(name) for name in _PACKAGES},

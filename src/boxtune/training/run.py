@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from transformers import set_seed
@@ -25,9 +26,11 @@ from boxtune.config.schema import Config
 from boxtune.console import say
 from boxtune.data.conversation import ConversationStyle
 from boxtune.data.dataset import DetectionDataset
+from boxtune.data.digests import image_digests
 from boxtune.errors import BoxtuneError, ConfigError
-from boxtune.evaluation.evaluate import check_labels, evaluate, write_evaluation
+from boxtune.evaluation.evaluate import Evaluation, check_labels, evaluate, write_evaluation
 from boxtune.evaluation.metrics import Metrics
+from boxtune.evaluation.provenance import seen_note
 from boxtune.evaluation.report import write_report
 from boxtune.inference.detector import Detector, pick_device
 from boxtune.models.areas import (
@@ -148,7 +151,9 @@ def train(
     if not config.evaluation.at_end or data.val is None or not processes.is_first():
         return result
     trained = dataclasses.replace(loaded, model=trainer.model, contract=contract, trained_here=True)
-    return dataclasses.replace(result, metrics=_evaluate_at_end(config, trained, data.val, result.losses, console))
+    return dataclasses.replace(
+        result, metrics=_evaluate_at_end(config, trained, data.train, data.val, result.losses, console)
+    )
 
 
 def _only_stage(config: Config) -> Config:
@@ -178,7 +183,7 @@ def _tell_of_lost_step(config: Config, num_steps: int, console: Console) -> None
     if minutes is not None and warmup_fraction > 0 and not warms_up(num_steps, warmup_fraction):
         say(
             console,
-            f"Steps done in {minutes:g} minutes: only {num_steps}, of which the first, a warm-up, trains next to "
+            f"Steps done in {minutes:g} min: only {num_steps}, of which the first, a warm-up, trains next to "
             "nothing. Raise trainer.minutes, or set trainer.warmup_fraction=0.",
         )
 
@@ -192,6 +197,7 @@ def _result(trainer: DetectionTrainer, output_dir: Path, stopped_by: int | None)
 def _evaluate_at_end(
     config: Config,
     trained: LoadedModel,
+    train_set: DetectionDataset,
     val_set: DetectionDataset,
     losses: Sequence[tuple[int, float]],
     console: Console,
@@ -201,7 +207,10 @@ def _evaluate_at_end(
     limit = config.evaluation.max_images
     held = val_set if limit is None else val_set.subset(range(min(limit, len(val_set))))
     with as_loaded(trained.model):
-        evaluation = evaluate(detector, held, console=console, details=True)
+        evaluation: Evaluation = evaluate(detector, held, console=console, details=True)
+    seen = np.isin(image_digests(held), image_digests(train_set))
+    if (note := seen_note(seen)) is not None:
+        evaluation = dataclasses.replace(evaluation, notes=(note,))
     output_dir = Path(config.output_dir)
     write_evaluation(output_dir, evaluation)
     title = f"{output_dir.name}: {config.model.name} trained on {val_set.name}"

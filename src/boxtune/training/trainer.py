@@ -108,7 +108,8 @@ class DetectionTrainer(Trainer):
         counts = [self.objective.counts(one) for one in targets]
         if not counts:
             return {}
-        own = torch.tensor([sum(int(one[name]) for one in counts) for name in counts[0]], device=device)
+        sums = torch.tensor([sum(int(one[name]) for one in counts) for name in counts[0]])
+        own = sums.to(device, non_blocking=True)  # else the step before would be waited for
         return dict(zip(counts[0], self.accelerator.reduce(own, "sum"), strict=True))
 
     def compute_loss(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 
@@ -23,17 +23,19 @@ def files_below(folder: Path | str, suffixes: Collection[str], *, deep: bool = T
             yield path
 
 
+def has_files_below(folder: Path | str, suffixes: Collection[str], *, deep: bool = True) -> bool:
+    """Whether there is one; told from the first that is seen."""
+    with os.scandir(folder) as entries:
+        wanted = (entry for entry in entries if _wanted(entry, suffixes, deep))
+        return any(not e.is_dir(follow_symlinks=False) or has_files_below(e.path, suffixes) for e in wanted)
+
+
 def state_of_file(path: Path | str) -> str:
     """A text that changes with the file; one of its own for a file that is not there."""
-    name = os.path.abspath(path)  # noqa: PTH100  resolve() would follow links
-    try:
-        found = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return f"{name} -"
-    return f"{name} {found.st_size} {found.st_mtime_ns}"
+    return _state(os.path.abspath(path))  # noqa: PTH100  resolve() would follow links
 
 
-def state_of_files(paths: Iterator[str], *, names_only: bool = False) -> str:
+def state_of_files(paths: Iterable[str], *, names_only: bool = False) -> str:
     """A text that changes with any of many files.
 
     Args:
@@ -42,11 +44,21 @@ def state_of_files(paths: Iterator[str], *, names_only: bool = False) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(os.fsencode(f"{path if names_only else state_of_file(path)}\n"))
+        digest.update(os.fsencode(path if names_only else _state(path)) + b"\n")
     return digest.hexdigest()
+
+
+def _state(path: str) -> str:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return f"{path} -"
+    return f"{path} {found.st_size} {found.st_mtime_ns}"
 
 
 def _wanted(entry: os.DirEntry[str], suffixes: Collection[str], deep: bool) -> bool:
     if entry.is_dir(follow_symlinks=False):
         return deep
-    return os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file()  # noqa: PTH122
+    name = entry.name
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in suffixes and entry.is_file()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxtune.data.formats.place import Place, find_image, read_lines
-from boxtune.data.formats.state import files_below, state_of_file, state_of_files
+from boxtune.data.formats.state import files_below, has_files_below, state_of_file, state_of_files
 from boxtune.data.formats.written import Written
 from boxtune.data.images import IMAGE_SUFFIXES
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord, declared_size
@@ -47,7 +47,7 @@ class _Home:
         return (str(self.folder / f"{Path(line).name}.xml") for line in read_lines(self.listing))
 
     def is_empty(self) -> bool:
-        return next(self.files(), None) is None
+        return not has_files_below(self.folder, (".xml",), deep=self.deep)
 
 
 def recognises(path: Path) -> bool:

@@ -112,7 +112,13 @@ def _along_threshold(models: Sequence[ReportedModel]) -> Chart:
             lines.append(Line("recall", thresholds, [point.recall for point in along.points], 2))
         if along.best is not None:
             notes.append(f"Best F1{named}: {along.best.f1:.3f} at {along.best.threshold:.2f}.")
-    note = " ".join([*notes, "Chosen on these images, so it flatters a little."] if notes else [])
+        else:
+            notes.append(f"Not one box is right{named}: no threshold is the best.")
+    if any(model.metrics.confidence is not None and model.metrics.confidence.best is not None for model in models):
+        notes.append("Chosen on these images, so it flatters a little.")
+    if any(model.metrics.num_candidates for model in models):
+        notes.append("Candidates are counted, too.")
+    note = " ".join(notes)
     return line_chart("F1 over the score", lines, x, y, note)
 
 

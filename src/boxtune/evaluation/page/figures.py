@@ -190,6 +190,17 @@ def interval_note(models: Sequence[ReportedModel]) -> str:
     return f"{note} {UNANIMOUS}" if any(intervals.unanimous for intervals in known) else note
 
 
+def candidates_note(models: Sequence[ReportedModel]) -> str:
+    """What the counts of errors hold that the pictures do not show."""
+    count = sum(model.metrics.num_candidates for model in models)
+    if not count:
+        return ""
+    return (
+        f"The bars count {count:,} candidates as well, boxes that the answers left out. Pictures show and filter the "
+        "answers, and of candidates only those that are right."
+    )
+
+
 def cut_note(labels: Sequence[str]) -> str:
     """Said where the table of classes was cut."""
     return (
