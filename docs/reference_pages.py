@@ -29,6 +29,7 @@ ROOMS_FOLDER = "reference/rooms"
 ROOMS = {  # in the order of the way of one image; the command line has a page of its own
     "detections": "the one value type of boxes",
     "errors": "what a user can mend",
+    "console": "words on the terminal, as they are",
     "config": "settings, and where they come from",
     "grounding": "boxes as text, and back",
     "data": "readers, samples, augmentation, synthetic pictures",

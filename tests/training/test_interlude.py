@@ -8,11 +8,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from boxtune.models.areas import LowRank, prepare_for_training, recompute_activations
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.merge import probe_inputs
-from boxtune.training.interlude import interlude
+from boxtune.training.interlude import as_loaded, interlude
 
 
 def drawn() -> tuple[float, float, float]:
@@ -77,3 +78,33 @@ def test_a_step_after_a_question_is_the_step_without_it(model_type, tiny):
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0]
     assert all(torch.equal(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
+
+
+def test_asked_as_its_folder_would_be_and_then_as_before(tiny):
+    """accelerate's wrapper is off inside and on again after an error; narrow weights come back to the bit."""
+    model = copy.deepcopy(tiny("qwen2_vl")[0]).to(torch.bfloat16)
+    model.lm_head.float()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wrapped = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
+    assert wrapped is model
+    forward = vars(model)["forward"]
+
+    def ask():
+        with as_loaded(model):
+            assert model.forward == model._original_forward
+            assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        ask()
+    assert model.forward is forward
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_model_that_nobody_wrapped_is_asked_as_it_is(tiny):
+    model = copy.deepcopy(tiny("qwen2_vl")[0])
+    with as_loaded(model):
+        assert "forward" not in vars(model)
+    assert "forward" not in vars(model)

@@ -155,7 +155,9 @@ def _tiny(name: str, options: dict[str, Any], device: str | torch.device, quanti
     model, processor = build_tiny(name.removeprefix("tiny:"))
     contract = default_contract(model.config.model_type, processor)
     if quantize == "none":
-        model = model.to(device, options["dtype"])
+        model = model.to(device)
+        for parameter in model.parameters():  # frequencies of positions stay fp32, as `from_pretrained` leaves them
+            parameter.data = parameter.data.to(options["dtype"])
     else:  # weights are packed while they are read
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
