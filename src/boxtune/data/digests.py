@@ -15,6 +15,7 @@ from boxtune.errors import DataError
 
 Digests = npt.NDArray[np.uint32]
 
+_MOST_BYTES = 2**28  # of what a stranger's file may unpack to: sixty million images
 _BYTES = 4  # of another hundred thousand images, two or three have the digest of one of these
 
 
@@ -45,6 +46,6 @@ def unpack_digests(text: str) -> Digests:
         DataError: the text was not made here.
     """
     try:
-        return np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype="<u4")
+        return np.frombuffer(zlib.decompressobj().decompress(base64.b64decode(text, validate=True), _MOST_BYTES), "<u4")
     except (ValueError, zlib.error, TypeError) as error:
         raise DataError(f"These are no digests of images ({error}): train again.") from None
