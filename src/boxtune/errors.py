@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class BoxtuneError(ValueError):
@@ -30,6 +30,11 @@ class GroupError(ModelError, KeyError):
 
 class SaveError(BoxtuneError):
     """Something could not be written: no space, no permission."""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first eight names of a list that may be long."""
+    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

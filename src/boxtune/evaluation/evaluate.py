@@ -17,7 +17,7 @@ from boxtune.data.dataset import DetectionDataset, OnError, available_splits, lo
 from boxtune.data.sample import Sample
 from boxtune.data.splits import UNSPLIT
 from boxtune.detections import Detections
-from boxtune.errors import DataError, SaveError
+from boxtune.errors import DataError, SaveError, some
 from boxtune.evaluation.judged import JudgedImage, in_coco_order
 from boxtune.evaluation.metrics import Metrics, MetricsAccumulator
 from boxtune.evaluation.precision_recall import PrecisionCurves, precision_curves
@@ -224,15 +224,11 @@ def check_labels(asked: Sequence[str], samples: Any, console: Console | None = N
         return
     if len(strange) == len(true):
         raise DataError(
-            f"None of the data set's labels ({_some(strange)}) is one that the model is asked for ({_some(asked)}): "
+            f"None of the data set's labels ({some(strange)}) is one that the model is asked for ({some(asked)}): "
             "name the data set's own with --labels, or rename them in one of the two."
         )
     if console is not None:
-        say(console, f"The model is not asked for {_some(strange)}: such boxes count as missed.")
-
-
-def _some(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:8]) + (" …" if len(labels) > 8 else "")
+        say(console, f"The model is not asked for {some(strange)}: such boxes count as missed.")
 
 
 def write_evaluation(output_dir: Path, evaluation: Evaluation) -> None:

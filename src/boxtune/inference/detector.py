@@ -18,7 +18,7 @@ from boxtune.collators.batch import pad
 from boxtune.collators.encode import EncodedSample, SampleEncoder
 from boxtune.data.conversation import ConversationStyle
 from boxtune.detections import Detections
-from boxtune.errors import ConfigError, nearest
+from boxtune.errors import ConfigError, nearest, some
 from boxtune.grounding.codec import DecodeResult
 from boxtune.inference.calibrator import Calibrator, read_calibrator
 from boxtune.inference.candidates import NUM_CANDIDATES
@@ -128,7 +128,7 @@ class Detector:
         """A sentence where labels are asked for that the model was not trained on."""
         known = self.loaded.contract.labels
         strange = [label for label in self.labels if known and label not in known]
-        return f"The model was not taught {_some(strange)}; it knows {_some(known)}." if strange else None
+        return f"The model was not taught {some(strange)}; it knows {some(known)}." if strange else None
 
     def _predict_batch(
         self, images: Sequence[Image.Image], labels: tuple[str, ...], num_candidates: int
@@ -172,10 +172,6 @@ class Detector:
         if self.calibrator is not None:
             scores = self.calibrator.apply(scores)
         return result.detections.clipped(sample.image_hw).with_scores(scores)
-
-
-def _some(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:8]) + (" …" if len(labels) > 8 else "")
 
 
 def _check_decoder(decoder: Decoder, loaded: LoadedModel, free_labels: bool) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -95,8 +95,8 @@ def assemble(
     images_per_row = arguments.train_batch_size if packing is None else packing.samples_per_row
     images_per_step = images_per_row * arguments.gradient_accumulation_steps * arguments.world_size
     interrupt, best = InterruptCallback(), _best(config, data, console)
-    say = _sayer(console)
-    rates, stability = controls(config, model, loaded.family, clock, _real_images(data.train, packing, arguments), say)
+    tell = partial(say, console)
+    rates, stability = controls(config, model, loaded.family, clock, _real_images(data.train, packing, arguments), tell)
     audit = AuditCallback(rates.phases.is_resting)
     checkpoints = CheckpointCallback(
         clock,
@@ -126,12 +126,12 @@ def assemble(
             ProgressCallback(clock, console, images_per_step),
         ],
     )
-    trainer.say = say
-    trainer.add_callback(PhaseCallback(rates.phases, clock, say, audit.look_again))
+    trainer.say = tell
+    trainer.add_callback(PhaseCallback(rates.phases, clock, tell, audit.look_again))
     curves = Curves(trainer.callback_handler.callbacks, wandb=config.logging.wandb)
     if arguments.device.type == "cuda":
         trainer.add_callback(
-            MemoryCallback(_estimated_bytes(config, model, collator, data.train, packing), say, curves)
+            MemoryCallback(_estimated_bytes(config, model, collator, data.train, packing), tell, curves)
         )
     trainer.add_callback(GradNormCallback(loaded.family, curves))
     trainer.add_callback(RatesCallback(rates, curves))
@@ -148,10 +148,6 @@ def assemble(
     trainer.add_callback(AgreementCallback(interrupt))
     trainer.add_callback(StabilityCallback(stability, curves, interrupt))
     return Assembled(trainer, interrupt, stability, best)
-
-
-def _sayer(console: Console) -> Callable[[str], None]:
-    return lambda line: say(console, line)
 
 
 def _real_images(samples: DetectionDataset, packing: PackedSampler | None, arguments: TrainingArguments) -> float:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from transformers import set_seed
@@ -26,11 +25,10 @@ from boxtune.config.schema import Config
 from boxtune.console import say
 from boxtune.data.conversation import ConversationStyle
 from boxtune.data.dataset import DetectionDataset
-from boxtune.data.digests import image_digests
 from boxtune.errors import BoxtuneError, ConfigError
 from boxtune.evaluation.evaluate import Evaluation, check_labels, evaluate, write_evaluation
 from boxtune.evaluation.metrics import Metrics
-from boxtune.evaluation.provenance import seen_note
+from boxtune.evaluation.provenance import seen_images, seen_note
 from boxtune.evaluation.report import write_report
 from boxtune.inference.detector import Detector, pick_device
 from boxtune.models.areas import (
@@ -151,9 +149,7 @@ def train(
     if not config.evaluation.at_end or data.val is None or not processes.is_first():
         return result
     trained = dataclasses.replace(loaded, model=trainer.model, contract=contract, trained_here=True)
-    return dataclasses.replace(
-        result, metrics=_evaluate_at_end(config, trained, data.train, data.val, result.losses, console)
-    )
+    return dataclasses.replace(result, metrics=_evaluate_at_end(config, trained, data.val, result.losses, console))
 
 
 def _only_stage(config: Config) -> Config:
@@ -197,7 +193,6 @@ def _result(trainer: DetectionTrainer, output_dir: Path, stopped_by: int | None)
 def _evaluate_at_end(
     config: Config,
     trained: LoadedModel,
-    train_set: DetectionDataset,
     val_set: DetectionDataset,
     losses: Sequence[tuple[int, float]],
     console: Console,
@@ -208,8 +203,7 @@ def _evaluate_at_end(
     held = val_set if limit is None else val_set.subset(range(min(limit, len(val_set))))
     with as_loaded(trained.model):
         evaluation: Evaluation = evaluate(detector, held, console=console, details=True)
-    seen = np.isin(image_digests(held), image_digests(train_set))
-    if (note := seen_note(seen)) is not None:
+    if (note := seen_note(seen_images(Path(config.output_dir), held))) is not None:
         evaluation = dataclasses.replace(evaluation, notes=(note,))
     output_dir = Path(config.output_dir)
     write_evaluation(output_dir, evaluation)

@@ -10,13 +10,13 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from boxtune.evaluation.provenance import RUN_FILE
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.models.contract import Contract
 from boxtune.training import processes
 from boxtune.training.clock import RunClock
 
 CONFIG_FILE = "config.yaml"
-RUN_FILE = "run.json"
 _SHARE_BETWEEN = 0.1  # of the run
 _SECONDS_BETWEEN = 30.0  # at least
 
