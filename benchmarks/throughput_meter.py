@@ -65,6 +65,8 @@ class Meter(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        if self.warmup == 0:
+            self.began = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step = state.global_step

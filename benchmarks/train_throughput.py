@@ -3,8 +3,8 @@
     python benchmarks/train_throughput.py --output-dir runs/throughput               # one GPU; about ten minutes
     python benchmarks/train_throughput.py --rows trl,boxtune --output-dir runs/two   # rows whose names begin so
     python benchmarks/train_throughput.py --tiny --output-dir runs/try               # seconds, on a CPU
-    python benchmarks/train_throughput.py --model embedded --train full --rows trl-defaults,trl-plain,boxtune \
-        --images 64 --workers 1 --warmup 1 --steps 3 --repeats 4 --output-dir runs/cpu             # two CPU cores
+    python benchmarks/train_throughput.py --model embedded --rows trl-plain,boxtune,cached \
+        --images 32 --workers 1 --warmup 1 --steps 4 --repeats 3 --output-dir runs/cpu             # two CPU cores
 
 The model is a Qwen2.5-VL of 7 billion random weights (speed does not depend on them) with LoRA on the language model.
 The pictures are JPEG files; both trainers read and prepare them with the same number of workers. Each of boxtune's rows
@@ -12,7 +12,9 @@ adds one way to the row above. Useful tokens are those that are no padding. Usef
 of the language model and token (forwards, and backwards to the activations: LoRA needs no gradient of the weights; 6
 with `--train full`) and 2 for each weight of the vision tower and patch, whatever was computed; its share is of the
 peak that a large matrix product reaches on this machine, measured first. With `--repeats` the rows take turns, so that
-a machine which others use too slows all of them alike; a ratio is of two rows of the same turn.
+a machine which others use too slows all of them alike; a ratio is of two rows of the same turn. The rows with cached
+vision features go through the pictures once to fill an empty cache: `cached` is measured after that, `cached-whole`
+is all of three epochs, this first one included.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from boxtune.models.load import LoadedModel
 from boxtune.training import run as boxtune_run
 from boxtune.training.assembly import assemble
 from boxtune.training.auto import fit_speed, use_bf16
+from boxtune.training.features import open_features
 from boxtune.training.sets import RunData
 from boxtune.training.speed import speed_up
 
@@ -51,6 +54,8 @@ WAYS = ("label_logits", "adapter_arithmetic", "frozen_vision", "padded_vision", 
 
 
 Facts = dict[str, Any]
+Stretch = Callable[["Setting", int], tuple[int, int]]
+"""setting, steps an epoch → steps that are not measured, steps that are."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,9 @@ class Row:
     steps: float = 1.0
 
 
-def with_boxtune(setting: Setting, *overrides: str, input_gradients: bool = False) -> Measured:
+def with_boxtune(
+    setting: Setting, *overrides: str, input_gradients: bool = False, stretch: Stretch | None = None
+) -> Measured:
     """boxtune's trainer, put together by the functions that `boxtune train` calls, around a model that is there."""
     area = "full" if setting.full else "lora"
     config = load_config(
@@ -101,6 +108,7 @@ def with_boxtune(setting: Setting, *overrides: str, input_gradients: bool = Fals
             f"model.device={setting.device}",
             f"data.num_workers={setting.workers}",
             "data.augment=none",
+            "model.vision_cache=none",
             "evaluation.at_end=false",
             "evaluation.every=none",
             "logging.tensorboard=false",
@@ -120,17 +128,41 @@ def with_boxtune(setting: Setting, *overrides: str, input_gradients: bool = Fals
     speed = speed_up(model, config, device)
     if input_gradients:  # as trainers do for gradient checkpointing
         model.enable_input_require_grads()
-    trainer = assemble(config, model, loaded, data, collator, contract, {}, console, speed).trainer
+    kept, cache_line = open_features(config, model, loaded.processor, len(data.train), device)
+    trainer = assemble(config, model, loaded, data, collator, contract, {}, console, speed, kept).trainer
     trainer.say = lambda line: print(f"  {line}", flush=True)
-    meter = Meter(trainer, setting.warmup, setting.steps)
+    warmup, steps = setting.warmup, setting.steps
+    if stretch is not None:
+        warmup, steps = stretch(setting, len(trainer.get_train_dataloader()))
+        trainer.args.max_steps = warmup + steps
+        trainer.say(cache_line)
+    meter = Meter(trainer, warmup, steps)
     print(f"  {str(speed).replace(chr(10), '; ')}; budget {config.collator.token_budget}, checkpointing "
           f"{config.trainer.gradient_checkpointing}", flush=True)  # fmt: skip
     try:
         trainer.train()
-        return meter.result()
+        return replace(meter.result(), with_vision=kept is None)
     finally:
         model.disable_input_require_grads()
         restore(model, loaded)
+
+
+def with_cache(stretch: Stretch) -> Callable[[Setting], Measured]:
+    """boxtune's trainer with a vision cache that is empty at first."""
+
+    def measure(setting: Setting) -> Measured:
+        with tempfile.TemporaryDirectory(dir=setting.home) as cache:
+            return with_boxtune(setting, f"model.vision_cache={cache}", stretch=stretch)
+
+    return measure
+
+
+def after_an_epoch(setting: Setting, steps_per_epoch: int) -> tuple[int, int]:
+    return steps_per_epoch + setting.warmup, setting.steps
+
+
+def three_epochs(setting: Setting, steps_per_epoch: int) -> tuple[int, int]:
+    return 0, 3 * steps_per_epoch
 
 
 def with_trl(setting: Setting, batch_size: int, *, checkpointing: bool, kernel: bool) -> Measured:
@@ -230,6 +262,10 @@ def rows_of(full: bool) -> list[Row]:
         Row("compiled-blocks", "+ blocks compiled", ours(*WAYS, fast)),
         Row("small", "  the same with checkpointing", ours(*WAYS, saving)),
         Row("boxtune", "`boxtune train`, everything on auto", with_boxtune),
+        *([] if full else [
+            Row("cached", "  with cached vision features, from the second epoch on", with_cache(after_an_epoch)),
+            Row("cached-whole", "  with cached vision features, three whole epochs", with_cache(three_epochs)),
+        ]),
     ]  # fmt: skip
 
 

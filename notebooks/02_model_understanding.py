@@ -28,17 +28,14 @@ import numpy as np
 warnings.filterwarnings("ignore")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-import torch
 from IPython.display import display
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 import boxtune
-from boxtune.collators.batch import pad
 from boxtune.collators.encode import SampleEncoder, render
 from boxtune.collators.positions import text_and_mrope_positions
 from boxtune.data.conversation import ConversationStyle
-from boxtune.inference.decoding import generate
 from boxtune.inference.draw import draw_detections, sheet
 from boxtune.inspection.architecture import describe_architecture, find_modules_by_pattern, list_linear_modules
 from boxtune.inspection.model_tables import print_architecture, print_modules, print_plan
@@ -329,20 +326,9 @@ for text in texts:
 # wrote. The score of a box is the probability that one begins here at all, rather than the answer ending, times the
 # geometric mean of the tokens that say what and where. Below, the least sure of the answers, token by token.
 
-
 # %%
-def answer_with_probabilities(detector, image, labels):
-    """The model's answer with the probability of each token."""
-    question = detector.encoder.question(image, labels)
-    its_tokenizer = detector.loaded.processor.tokenizer
-    inputs, _ = pad([question], [question.input_ids], its_tokenizer.pad_token_id, side="left")
-    inputs = {name: tensor.to(detector.loaded.model.device) for name, tensor in inputs.items()}
-    with torch.inference_mode():
-        return generate(detector.loaded.model, inputs, its_tokenizer, 64, detector.style.codec.form)[0]
-
-
 unsure = min(range(len(photos)), key=lambda i: predictions[i].result.detections.scores.min(initial=1))
-written = answer_with_probabilities(detector, photos[unsure].image, photos.labels)
+written = predictions[unsure].answer
 pieces = [written.text[start:end] for start, end in written.char_spans]
 fig, axis = plt.subplots(figsize=(12, 3.2), layout="constrained")
 axis.bar(range(len(pieces)), np.exp(written.log_probs), color="#0072b2")

@@ -30,6 +30,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """No test writes to the user's folder of caches, nor reads what another sitting left there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BOXTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets beside the repository; skips where it is absent."""

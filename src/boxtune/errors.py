@@ -18,6 +18,10 @@ class DataError(BoxtuneError):
     """A data set, one of its records or an image is wrong."""
 
 
+class TooLargeError(DataError):
+    """An image has more bytes or pixels than are taken."""
+
+
 class ModelError(BoxtuneError):
     """A model folder, an adapter or a model family is wrong or unknown."""
 
@@ -30,6 +34,10 @@ class GroupError(ModelError, KeyError):
 
 class SaveError(BoxtuneError):
     """Something could not be written: no space, no permission."""
+
+
+class RunError(BoxtuneError):
+    """A run was ended by its machine: no memory, or a process that died."""
 
 
 def some(names: Sequence[str]) -> str:

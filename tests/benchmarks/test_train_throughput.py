@@ -29,9 +29,12 @@ def run(script: str, *arguments: str) -> str:
 @pytest.mark.slow
 def test_rows_of_both_trainers(tmp_path):
     pytest.importorskip("trl")
-    said = run("train_throughput.py", "--rows", "trl-fast,packed,padded-vision,boxtune", "--output-dir", str(tmp_path))
+    said = run(
+        "train_throughput.py", "--rows", "trl-fast,packed,padded-vision,boxtune,cached", "--output-dir", str(tmp_path)
+    )
     rows = {row["row"]: row for row in json.loads((tmp_path / "throughput.json").read_text())["rows"]}
-    assert list(rows) == ["trl-fast", "packed", "padded-vision", "boxtune"], said
+    assert list(rows) == ["trl-fast", "packed", "padded-vision", "boxtune", "cached", "cached-whole"], said
+    assert "Vision cache: 48 of 72 pictures came from it, 24 were looked at" in said
     for name, row in rows.items():
         assert row["tokens_per_second"] > 0, name
         assert row["images"] >= 2, name

@@ -28,6 +28,7 @@ def losses_and_gradients(model, batches) -> tuple[torch.Tensor, dict[str, torch.
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("labels", ["assistant", "all_text"])
 @each_family
 def test_batching_changes_neither_loss_nor_gradients(tiny, samples, model_type, labels):
@@ -48,6 +49,7 @@ def test_batching_changes_neither_loss_nor_gradients(tiny, samples, model_type, 
             assert torch.allclose(gradient, expected[name], rtol=0, atol=1e-5 * largest), (batching, name)
 
 
+@pytest.mark.parity
 @each_family
 def test_packing_keeps_several_images_and_turns_apart(tiny, model_type):
     model, processor = tiny(model_type)
@@ -64,6 +66,7 @@ def test_packing_keeps_several_images_and_turns_apart(tiny, model_type):
             assert torch.allclose(logits, model(**alone, use_cache=False).logits[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parity
 @each_family
 def test_a_packed_neighbour_changes_nothing(tiny, samples, model_type):
     """Whatever stands before a sample, its own logits are the same (positions start anew, attention stops)."""

@@ -15,10 +15,11 @@ from boxtune.grounding.special_tokens import BOX_END, BOX_START, REF_END, REF_ST
 from boxtune.grounding.token_form import TokenForm
 from boxtune.inference import candidates
 from boxtune.inference import detector as detector_module
-from boxtune.inference.decoding import Answer, generate
+from boxtune.inference.decoding import Answer
 from boxtune.inference.detector import Detector
 from boxtune.models.families import FAMILIES
 from collators.conversations import LABELS
+from inference.written import written
 
 each_family = pytest.mark.parametrize("model_type", FAMILIES)
 BOX = f"{REF_START}a{REF_END}{BOX_START}(1,2),(3,4){BOX_END}"
@@ -92,8 +93,9 @@ def test_candidates_stand_behind_the_answer(taught, samples, model_type, monkeyp
         for text, p in ((own, 0.8), (whole, 0.9))
     )
     num_common = len(own.removesuffix("]"))
-    written = replace(own_answer, continued=whole_answer, num_common_chars=num_common)
-    monkeypatch.setattr(detector_module, "generate", lambda *args: [written])
+    answer = replace(own_answer, continued=whole_answer, num_common_chars=num_common)
+    ready = [[(detector.encoder.question(sample.image, LABELS), answer)], []]
+    monkeypatch.setattr(detector_module.Writer, "advance", lambda _: ready.pop(0))
     (prediction,) = detector.predict([sample.image])
     assert prediction.result.status == "ok"
     assert len(prediction.result.detections) == 2
@@ -111,7 +113,8 @@ def test_a_candidate_scores_what_the_model_gives_it(taught, samples, model_type,
     tokenizer, model = detector.loaded.processor.tokenizer, detector.loaded.model.eval()
     encoded = detector.encoder.question(samples[0].image, LABELS)
     inputs, _ = pad([encoded], [encoded.input_ids], tokenizer.pad_token_id)
-    (answer,) = generate(model, inputs, tokenizer, 400, detector.style.codec.form, 2)
+    form = detector.style.codec.form
+    (answer,) = written(model, tokenizer, form, [encoded], max_new_tokens=400, num_candidates=2)
     whole = answer.continued
     assert whole.text.startswith(answer.text[: answer.num_common_chars])
     assert len(whole.text) > answer.num_common_chars

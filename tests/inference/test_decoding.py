@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from boxtune.collators.batch import pad
 from boxtune.grounding.elements import BoxSpan
-from boxtune.inference.decoding import Answer, generate, text_with_spans
+from boxtune.inference.decoding import Answer, text_with_spans
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from collators.conversations import encoder_of
+from inference.written import written
 
 each_family = pytest.mark.parametrize("model_type", FAMILIES)
 # merges across the bytes of characters, as large vocabularies have them
@@ -97,9 +98,8 @@ def questions(tiny, samples, model_type):
 
 def answers(tiny, model_type, encoded, model=None, max_new_tokens=12):
     loaded, processor = tiny(model_type)
-    tokenizer = processor.tokenizer
-    inputs, _ = pad(encoded, [e.input_ids for e in encoded], tokenizer.pad_token_id, side="left")
-    return generate(model or loaded, inputs, tokenizer, max_new_tokens, family(model_type).codec.form)
+    form = family(model_type).codec.form
+    return written(model or loaded, processor.tokenizer, form, encoded, max_new_tokens=max_new_tokens)
 
 
 def assert_same(first: Answer, second: Answer):

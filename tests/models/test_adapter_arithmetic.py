@@ -15,6 +15,7 @@ from boxtune.models.families import family
 from collators.conversations import encoder_of
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("frozen_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_loss_and_gradients_are_the_same_to_the_bit(tiny, samples, frozen_dtype, use_dora):

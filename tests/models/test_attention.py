@@ -20,6 +20,7 @@ from collators.conversations import encoder_of
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
+@pytest.mark.parity
 def test_segments_are_attended_alone():
     """Against a softmax over a mask that is written down."""
     noise = torch.Generator().manual_seed(0)
@@ -49,6 +50,7 @@ def losses_and_gradients(model, batch) -> tuple[torch.Tensor, dict[str, torch.Te
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("batching", ["padded", "packed", "packed without borders"])
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_same_as_eager(tiny, samples, model_type, batching):
@@ -180,6 +182,7 @@ def test_sliding_windows_are_seen(tiny):
     assert has_sliding_window(config)
 
 
+@pytest.mark.parity
 @pytest.mark.gpu
 def test_a_kernel_runs_on_a_real_gpu():
     if not torch.cuda.is_available():

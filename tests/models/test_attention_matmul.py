@@ -20,6 +20,7 @@ def heads(num_patches: int, dtype: torch.dtype) -> list[torch.Tensor]:
     return [torch.randn(1, 2, num_patches, 8, generator=noise).to(dtype).requires_grad_() for _ in range(3)]
 
 
+@pytest.mark.parity
 def test_the_same_as_sdpa_but_for_rounding():
     query, key, value = heads(20, torch.bfloat16)
     found, _ = matmul_attention(torch.nn.Module(), query, key, value, None, 8**-0.5)
@@ -53,6 +54,7 @@ def test_sdpa_where_that_is_faster_or_anything_else_is_asked(dtype, options, mon
     assert len(asked) == 1
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_vision_towers_take_it(tiny, samples, model_type, monkeypatch, tmp_path):
     """Every family asks for it in its vision tower and there alone; what is saved does not name it."""

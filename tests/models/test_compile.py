@@ -41,6 +41,7 @@ def gradients(model, batch) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parity
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])
 def test_the_same_gradients_from_few_graphs(tiny, samples, model_type, monkeypatch):

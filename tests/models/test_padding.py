@@ -38,6 +38,7 @@ def padded_layers(model) -> list[PaddedLinear]:
     return [module for module in model.modules() if isinstance(module, PaddedLinear)]
 
 
+@pytest.mark.parity
 def test_the_same_logits_from_wider_layers(awkward):
     model, processor = awkward
     before = logits(model, processor)

@@ -25,6 +25,7 @@ def loss_and_gradients(model, batch) -> tuple[float, dict[str, torch.Tensor]]:
     return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parity
 @each_family
 def test_the_same_loss_and_gradients(tiny, samples, model_type):
     bare, processor = tiny(model_type)

@@ -37,7 +37,9 @@ def lose(path):
         (cut, "trainer_state.json", "trainer_state.json cannot be read"),
         (cut, "run.json", "run.json cannot be read"),
         (cut, "tokenizer.json", "tokenizer.json cannot be read"),
-        (cut, "config.yaml", "config.yaml cannot be read"),
+        (cut, "config.yaml", r"config.yaml (cannot be read|has \d+ bytes)"),  # cut at the end of a line it can be
+        (cut, "chat_template.jinja", r"chat_template.jinja has \d+ bytes, and was written with"),
+        (lose, "chat_template.jinja", "chat_template.jinja is missing"),
         (lose, "model.safetensors", r"\*\.safetensors is missing"),
         (lose, "optimizer.pt", r"optimizer\* is missing"),
         (lose, "scheduler.pt", "scheduler.pt is missing"),

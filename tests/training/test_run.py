@@ -16,9 +16,8 @@ from boxtune.config.load import load_config
 from boxtune.data.dataset import load_dataset
 from boxtune.errors import BoxtuneError, ConfigError, DataError, SaveError
 from boxtune.evaluation.evaluate import evaluate_model
-from boxtune.inference import detector
-from boxtune.inference.decoding import generate
 from boxtune.inference.detector import load_detector
+from boxtune.inference.writing import Writer
 from boxtune.models.contract import Contract, pixel_limits, read_contract
 from boxtune.models.tiny import build_tiny
 from boxtune.training import auto
@@ -101,13 +100,14 @@ def test_figures_of_a_run_are_those_of_its_folder(overrides, coco, tmp_path, mon
     """
     monkeypatch.setattr(auto, "_cpu_computes_bf16", lambda: True)
     asked = []
+    advance = Writer.advance
 
-    def recorded(*arguments):
-        answers = generate(*arguments)
-        asked.extend(answers)
-        return answers
+    def recorded(writer):
+        ready = advance(writer)
+        asked.extend(answer for _, answer in ready)
+        return ready
 
-    monkeypatch.setattr(detector, "generate", recorded)
+    monkeypatch.setattr(Writer, "advance", recorded)
     watched = ("evaluation.every=4", "evaluation.watch_split=val", "trainer.learning_rate=0.003")
     folder = tmp_path / "run"
     result, said = short_run(coco, folder, "evaluation.at_end=true", "data.val_split=train", *watched, *overrides)
@@ -250,6 +250,7 @@ def batch_of_eight(eight, tmp_path_factory):
     return folder, short_run(eight, folder, *SGD, "trainer.per_device_train_batch_size=8")[0]
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -266,6 +267,7 @@ def test_accumulation_changes_nothing(overrides, eight, batch_of_eight, tmp_path
         torch.testing.assert_close(tensor, weights(folder)[name], rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.parity
 def test_packed_and_padded_runs_agree(eight, batch_of_eight, tmp_path):
     folder, padded = batch_of_eight
     style = ("trainer.per_device_train_batch_size=8", "collator.batching=packed")

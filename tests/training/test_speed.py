@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from boxtune.config.load import load_config
+from boxtune.config.schema import ModelConfig
 from boxtune.models import compile as compile_module
 from boxtune.models.areas import LowRank, prepare_for_training
 from boxtune.models.compile import are_compiled, blocks_of
 from boxtune.models.families import family
+from boxtune.models.tiny import build_tiny
 from boxtune.training import speed as speed_module
 from boxtune.training.auto import fit_speed
 from boxtune.training.speed import slow_down, speed_up
 from training.runs import history, short_run, write_coco
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory) -> Path:
+    return write_coco(tmp_path_factory.mktemp("data") / "coco")
 
 
 def prepared(tiny, *overrides: str) -> tuple[Any, Any]:
@@ -44,6 +54,64 @@ def test_blocks_of_4_bits_are_not_compiled_with_checkpointing(tiny, quantize, ch
     assert ("vision blocks compiled" in str(speed)) != language
     slow_down(model)
     assert not are_compiled(model)
+
+
+LEVERS = {  # what asks for it, and what a run says of it
+    "label_logits": ("model.speedups=[label_logits]", "logits at labels only"),
+    "patch_product": ("model.speedups=[patch_product]", "patches as one product"),
+    "frozen_vision": ("model.speedups=[frozen_vision]", "frozen vision tower without gradients"),
+    "padded_vision": ("model.speedups=[padded_vision]", "vision MLPs 60 → 128 wide"),
+    "compiled_blocks": ("model.speedups=[compiled_blocks]", "blocks compiled"),
+    "adapter_arithmetic": ("model.speedups=[adapter_arithmetic]", ""),
+    "packed rows": ("collator.batching=packed", "language model segments"),
+    "checkpointing": ("trainer.gradient_checkpointing=true", ""),
+    "vision cache": ("model.vision_cache=FOLDER", "pictures came from it"),
+}
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory) -> Path:
+    """A folder with a tiny model whose vision MLPs are 60 wide."""
+    folder = tmp_path_factory.mktemp("models") / "awkward"
+    model, processor = build_tiny("qwen2_5_vl")
+    config = copy.deepcopy(model.config)
+    config.vision_config.intermediate_size = 60
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("lever", LEVERS)
+def test_each_lever_alone_leaves_a_run_as_it_is(coco, awkward, tmp_path, monkeypatch, lever):
+    """Gradients of each are compared beside its source; here it goes through a whole run."""
+    monkeypatch.setattr(
+        speed_module, "compile_blocks", functools.partial(compile_module.compile_blocks, backend="eager")
+    )
+    with_it, what_is_said = LEVERS[lever]
+    arithmetic = "bfloat16" if lever == "adapter_arithmetic" else "float32"
+    plain = (
+        f"model.name={awkward}",
+        f"model.dtype={arithmetic}",
+        "adapter.language=lora",
+        "collator.batching=padded",
+        "model.vision_cache=none",
+        "model.speedups=[]",
+        "trainer.gradient_checkpointing=false",
+    )
+    expected, without = short_run(coco, tmp_path / "plain", *plain)
+    found, said = short_run(coco, tmp_path / "fast", *plain, with_it.replace("FOLDER", str(tmp_path / "cache")))
+    assert dict(found.losses) == pytest.approx(dict(expected.losses), rel=1e-5)
+    assert what_is_said in said
+    assert what_is_said not in without or not what_is_said
+
+
+def test_every_speedup_has_a_test_of_parity():
+    names = {name for part in get_args(ModelConfig.model_fields["speedups"].annotation) for name in get_args(part)}
+    literals = {name for literal in names if literal is not ... for name in get_args(literal)}
+    assert literals
+    assert literals <= LEVERS.keys()
 
 
 def test_nothing_special_is_said_to_be_nothing_special(tiny):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 import warnings
+from types import FrameType
 from typing import Any
 
 import typer
@@ -26,8 +28,10 @@ from boxtune.cli import (
     quickstart,
     recipes,
     score,
+    serve,
     train,
 )
+from boxtune.cli.app import command as app_command
 from boxtune.errors import BoxtuneError
 
 app = typer.Typer(
@@ -43,6 +47,8 @@ app.command("predict")(predict.command)
 app.command("score")(score.command)
 app.command("compare")(compare.command)
 app.command("calibrate")(calibrate.command)
+app.command("app")(app_command)
+app.command("serve")(serve.command)
 app.command("convert")(convert.command)
 app.command("merge")(merge.command)
 app.command("recipes")(recipes.command)
@@ -63,11 +69,12 @@ def _version() -> None:
 
 
 def run() -> None:
-    """Entry point: 0 when done; 2 and one line for what a user can mend; 130 after Ctrl-C."""
+    """Entry point: 0 when done; 2 and one line for what a user can mend; 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     if not debug:
         _quiet()
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         code = app(args=arguments, prog_name="boxtune", standalone_mode=False)
     except KeyboardInterrupt:
@@ -78,6 +85,11 @@ def run() -> None:
         _end(*_explained(error))
     else:
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """End as after Ctrl-C: what is written aside is removed on the way. A training listens for itself."""
+    _end("ended by SIGTERM", 128 + number)
 
 
 def _explained(error: Exception) -> tuple[str, int]:

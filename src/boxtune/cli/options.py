@@ -36,6 +36,8 @@ FreeLabels = Annotated[
     typer.Option("--free-labels", help="The detection head writes labels, instead of choosing among those asked for."),
 ]
 Labels = Annotated[str | None, typer.Option("--labels", help="Names to look for, with commas: a,b.")]
+Host = Annotated[str, typer.Option("--host", help="Where to listen; any other than 127.0.0.1 lets other machines in.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
 
 
 def split_labels(labels: str | None) -> list[str] | None:
@@ -58,6 +60,25 @@ def split_labels(labels: str | None) -> list[str] | None:
 
         raise ConfigError(f"--labels {labels!a} is not UTF-8 text: write the names anew.") from None
     return names
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Refuse a command whose packages are not installed.
+
+    Args:
+        extra: of pyproject.toml, that has them.
+        modules: their import names.
+
+    Raises:
+        ConfigError: one is missing; says how to install it.
+    """
+    import importlib.util
+
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        from boxtune.errors import ConfigError
+
+        raise ConfigError(f"{', '.join(missing)} is not installed: pip install 'boxtune[{extra}]' brings it.")
 
 
 def claim_output_dir(folder: Path) -> None:

@@ -24,6 +24,10 @@ def command(
     on_error: Annotated[
         Literal["refuse", "skip"] | None, typer.Option("--on-error", help="Bad records: refuse or skip.")
     ] = None,
+    oom: Annotated[
+        Literal["stop", "retry"] | None,
+        typer.Option("--oom", help="Where memory runs out: stop, or halve the batches and go on (retry)."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output-dir.")] = False,
 ) -> int:
     """Fine-tune a model on a detection data set, and evaluate it on the val split.
@@ -43,6 +47,7 @@ def command(
         "model.name": model,
         "recipe": recipe,
         "trainer.minutes": minutes,
+        "trainer.oom": oom,
         "output_dir": output_dir,
     }
     named = [f"{key}={value}" for key, value in given.items() if value is not None]
@@ -50,7 +55,7 @@ def command(
         config = _config_of_run(output_dir)
     settings = load_config(config, [*named, *(overrides or [])])
 
-    from boxtune.training.processes import is_first
+    from boxtune.processes import is_first
     from boxtune.training.recipes import train
 
     result = train(settings, resume=resume)

@@ -1,7 +1,9 @@
 """From encoded samples to one batch: padded (a row a sample) or packed (one row, no padding).
 
 A batch is two dicts. `inputs` is exactly what the model's forward takes; `targets` is what losses read: `labels`, the
-samples' ids, and with a detection head their objects (see `objects`).
+samples' ids, and with a detection head their objects (see `objects`). With a vision cache there is a third, `vision`:
+`pictures`, a `Picture` for each image, and `kept`, the features of those that have some (see `frozen_vision`); pixels
+are then those of the other images.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 from boxtune.collators.encode import EncodedSample, SampleEncoder
 from boxtune.collators.labels import LABEL_MASKS
 from boxtune.collators.objects import ObjectTargets
+from boxtune.collators.pictures import NamedSample
 from boxtune.collators.positions import text_and_mrope_positions
 from boxtune.data.sample import Sample
 from boxtune.losses.language import IGNORED, label_targets
@@ -24,7 +27,7 @@ Batch = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Collator:
-    """`list[Sample]` → batch, for a DataLoader.
+    """`list[Sample]` or `list[NamedSample]` → batch, for a DataLoader.
 
     Attributes:
         encoder: prompt, processor, limits.
@@ -41,7 +44,7 @@ class Collator:
     pixel_dtype: torch.dtype = torch.float32
     objects: ObjectTargets | None = None
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
+    def __call__(self, samples: Sequence[Sample | NamedSample]) -> Batch:
         """Encode, label and batch the samples."""
         encoded = [self.encoder.sample(sample) for sample in samples]
         labels = [LABEL_MASKS[self.labels](sample) for sample in encoded]
@@ -50,11 +53,12 @@ class Collator:
             inputs, label_rows = pack(encoded, labels, processor.image_processor.merge_size)
         else:
             inputs, label_rows = pad(encoded, labels, processor.tokenizer.pad_token_id)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.pixel_dtype)
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.pixel_dtype)
         targets = {**label_targets(label_rows), "sample_ids": [s.sample_id for s in encoded]}
         if self.objects is not None:
             targets["detection"] = self.objects(samples, encoded, inputs)
-        return {"inputs": inputs, "targets": targets}
+        return {"inputs": inputs, "targets": targets, **_kept(encoded)}
 
 
 def pad(
@@ -101,7 +105,16 @@ def pack(
 
 
 def _vision(samples: Sequence[EncodedSample]) -> dict[str, torch.Tensor]:
+    pixels = [s.pixel_values for s in samples if len(s.pixel_values)]
     return {
-        "pixel_values": torch.cat([s.pixel_values for s in samples]),
+        **({"pixel_values": torch.cat(pixels)} if pixels else {}),
         "image_grid_thw": torch.cat([s.image_grid_thw for s in samples]),
     }
+
+
+def _kept(samples: Sequence[EncodedSample]) -> Batch:
+    pictures = [picture for sample in samples for picture in sample.pictures]
+    if not pictures:
+        return {}
+    kept = [sample.kept for sample in samples if sample.kept is not None]
+    return {"vision": {"pictures": pictures, **({"kept": torch.cat(kept, dim=1)} if kept else {})}}

@@ -7,20 +7,35 @@ size is known only after the image part.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 
+from boxtune.collators.pictures import NamedSample
 from boxtune.data.conversation import ConversationStyle, Message
 from boxtune.data.sample import Sample
-from boxtune.errors import ConfigError, DataError
+from boxtune.errors import ConfigError, DataError, ModelError
+from boxtune.models.frozen_vision import Picture
 
 Span = tuple[int, int]
 IMAGE_PAD = "<|image_pad|>"
+# jinja's own, and what the expressions of a template may end in
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True)
@@ -31,10 +46,13 @@ class EncodedSample:
         input_ids: `[L]` tokens, image placeholders already repeated.
         vision_mask: `[L]` True at image tokens (`mm_token_type_ids` of transformers).
         answer_spans: token ranges `[start, end)` of each assistant turn, stop token and line end included.
-        pixel_values: `[patches, channels × frames × patch × patch]` of all images of the conversation.
+        pixel_values: `[patches, channels × frames × patch × patch]` of all images of the conversation but those whose
+            features are kept; `[0]` where there is none.
         image_grid_thw: `[images, 3]` frames, rows and columns of patches.
         image_hw, input_hw: size of the (last) image in the file and as the model sees it, in pixels.
         sample_id: for messages.
+        pictures: with a vision cache, what it knows each image by.
+        kept: `[layers, tokens, hidden]`, features of the images that are kept, one after the other.
     """
 
     input_ids: torch.Tensor
@@ -45,6 +63,8 @@ class EncodedSample:
     image_hw: Span
     input_hw: Span
     sample_id: str
+    pictures: tuple[Picture, ...] = ()
+    kept: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -64,20 +84,36 @@ class SampleEncoder:
     style: ConversationStyle
     max_length: int | None = None
 
-    def sample(self, sample: Sample) -> EncodedSample:
+    def sample(self, sample: Sample | NamedSample) -> EncodedSample:
         """Question and answer of a sample, for training.
 
         Raises:
             DataError: longer than `max_length`; names the sample and its length.
         """
-        return self._encode(
-            sample.image,
-            lambda input_hw: [
-                *self.style.question(),
-                self.style.answer(sample.detections, sample.image_hw, input_hw),
-            ],
-            sample.id,
+
+        def messages(input_hw: Span) -> list[Message]:
+            return [*self.style.question(), self.style.answer(sample.detections, sample.image_hw, input_hw)]
+
+        kept = sample.kept if isinstance(sample, NamedSample) else None
+        if kept is None:
+            assert sample.image is not None  # it is opened where nothing is kept
+            encoded = self._encode(sample.image, messages, sample.id)
+        else:
+            grid = torch.tensor([kept.grid_thw])
+            encoded = self._conversation(torch.empty(0), grid, sample.image_hw, messages, sample.id)
+            assert kept.features.shape[1] == int(encoded.vision_mask.sum())
+        if not isinstance(sample, NamedSample):
+            return encoded
+        rows, columns = (int(side) for side in encoded.image_grid_thw[0, 1:])
+        picture = Picture(
+            name=sample.name,
+            grid_thw=(int(encoded.image_grid_thw[0, 0]), rows, columns),
+            num_tokens=int(encoded.vision_mask.sum()),
+            image_hw=sample.image_hw,
+            is_kept=kept is not None,
+            damage=sample.damage,
         )
+        return dataclasses.replace(encoded, pictures=(picture,), kept=None if kept is None else kept.features)
 
     def question(self, image: Image.Image, labels: tuple[str, ...] | None = None) -> EncodedSample:
         """The question alone, up to where the model's answer begins."""
@@ -95,7 +131,19 @@ class SampleEncoder:
             vision = self.processor.image_processor(images=[image], return_tensors="pt")
         except ValueError as error:  # an aspect ratio above 200
             raise DataError(f"{sample_id}: the image of {image.width}×{image.height} px: {error}") from None
-        grid = vision["image_grid_thw"]
+        pixels, grid, image_hw = vision["pixel_values"], vision["image_grid_thw"], (image.height, image.width)
+        return self._conversation(pixels, grid, image_hw, messages_for, sample_id, generation=generation)
+
+    def _conversation(
+        self,
+        pixel_values: torch.Tensor,
+        grid: torch.Tensor,
+        image_hw: Span,
+        messages_for: Callable[[Span], list[Message]],
+        sample_id: str,
+        *,
+        generation: bool = False,
+    ) -> EncodedSample:
         patch = self.processor.image_processor.patch_size
         input_hw = (int(grid[-1, 1]) * patch, int(grid[-1, 2]) * patch)
         text, spans = render(self.processor, messages_for(input_hw), generation=generation)
@@ -110,9 +158,9 @@ class SampleEncoder:
             input_ids=input_ids,
             vision_mask=input_ids == image_token,
             answer_spans=answer_spans,
-            pixel_values=vision["pixel_values"],
+            pixel_values=pixel_values,
             image_grid_thw=grid,
-            image_hw=(image.height, image.width),
+            image_hw=image_hw,
             input_hw=input_hw,
             sample_id=sample_id,
         )
@@ -153,14 +201,15 @@ def render(processor: Any, messages: list[Message], *, generation: bool = False)
 
     Raises:
         ConfigError: the chat template writes earlier messages in another way once an answer follows.
+        ModelError: the chat template is none, or asks for what its sandbox forbids.
     """
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    text = _as_text(processor, messages, generation)
     spans = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = processor.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
-        until = processor.apply_chat_template(messages[: index + 1], tokenize=False)
+        before = _as_text(processor, messages[:index], True)
+        until = _as_text(processor, messages[: index + 1], False)
         if not (text.startswith(until) and until.startswith(before)):
             raise ConfigError(
                 "The chat template changes earlier messages when an answer is added, so the answer cannot be told from "
@@ -168,3 +217,13 @@ def render(processor: Any, messages: list[Message], *, generation: bool = False)
             )
         spans.append((len(before), len(until)))
     return text, spans
+
+
+def _as_text(processor: Any, messages: list[Message], generation: bool) -> str:
+    """The conversation by the model's own template, which transformers runs in jinja's sandbox."""
+    try:
+        text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+    except _TEMPLATE_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"The model's chat template cannot be used ({reason}): copy its files again.") from error
+    return text

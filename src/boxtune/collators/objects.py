@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from boxtune.collators.encode import IMAGE_PAD, EncodedSample
+from boxtune.collators.pictures import NamedSample
 from boxtune.data.sample import Sample
 from boxtune.detections import xyxy_to_cxcywh
 from boxtune.losses import detection
@@ -35,7 +36,10 @@ class ObjectTargets:
     config: DetectionHeadConfig
 
     def __call__(
-        self, samples: Sequence[Sample], encoded: Sequence[EncodedSample], inputs: Mapping[str, torch.Tensor]
+        self,
+        samples: Sequence[Sample | NamedSample],
+        encoded: Sequence[EncodedSample],
+        inputs: Mapping[str, torch.Tensor],
     ) -> dict[str, Any]:
         """Of a batch: `memory` (a `MemoryIndex`), `objects` (fields of `TrueObjects`), `counts` of what losses add up.
 
@@ -57,7 +61,7 @@ class ObjectTargets:
             "counts": detection.counts(objects),
         }
 
-    def objects(self, samples: Sequence[Sample]) -> TrueObjects:
+    def objects(self, samples: Sequence[Sample | NamedSample]) -> TrueObjects:
         """The true boxes of all images, one after the other; parts outside of an image are cut off."""
         boxes = [_shares_cxcywh(sample) for sample in samples]
         labels = [label for sample in samples for label in sample.detections.labels]
@@ -83,7 +87,7 @@ def memory_of(encoded: Sequence[EncodedSample], inputs: Mapping[str, torch.Tenso
     )
 
 
-def _shares_cxcywh(sample: Sample) -> np.ndarray:
+def _shares_cxcywh(sample: Sample | NamedSample) -> np.ndarray:
     """`[M, 4]` as shares of the image's sides."""
     height, width = sample.image_hw
     return xyxy_to_cxcywh(sample.detections.clipped(sample.image_hw).xyxy) / [width, height, width, height]

@@ -194,6 +194,7 @@ def check_areas(config: Config) -> None:
             "model.quantize=nf4 cannot be combined with areas that are all frozen: a model without an adapter is saved "
             "whole, and not in 4 bits. Set adapter.language=lora, or model.quantize=none."
         )
+    check_vision_cache(config)
     low_rank, full = ([area for area, how in areas.items() if how == wanted] for wanted in ("lora", "full"))
     if full and config.model.quantize == "nf4":
         raise ConfigError(
@@ -205,6 +206,38 @@ def check_areas(config: Config) -> None:
             f"adapter.{low_rank[0]}=lora cannot be combined with adapter.{full[0]}=full: an adapter folder holds no "
             f"full weights. Set adapter.{full[0]}=lora or frozen, or train in two stages (recipe: r3-two-stage)."
         )
+
+
+def check_vision_cache(config: Config) -> None:
+    """Refuse a vision cache that is asked for where features change in the course of the run.
+
+    Raises:
+        ConfigError: names both keys and the remedy.
+    """
+    cache = config.model.vision_cache
+    if cache not in ("auto", "none") and (obstacle := obstacle_to_vision_cache(config)):
+        raise ConfigError(
+            f"model.vision_cache={cache} keeps what the vision tower says of a picture, but {obstacle[1]}: set "
+            f"model.vision_cache=none, or {obstacle[0]}."
+        )
+
+
+def obstacle_to_vision_cache(config: Config) -> tuple[str, str] | None:
+    """Why features would not be the same at every look, and the setting that removes the reason; None: they are.
+
+    What is `auto` is no obstacle before it is fitted.
+    """
+    for area, name in (("vision", "vision tower"), ("merger", "merger behind it")):
+        if (how := getattr(config.adapter, area)) not in ("auto", "frozen"):
+            return f"adapter.{area}=frozen", f"adapter.{area}={how} trains the {name}"
+    if config.data.augment not in ("auto", "none"):
+        return "data.augment=none", f"data.augment={config.data.augment} changes each picture at every look"
+    if config.data.flip:
+        return "data.flip=[]", f"data.flip=[{','.join(config.data.flip)}] mirrors pictures at random"
+    for name in SHARDING:
+        if config.trainer.passed_on.get(name):
+            return f"leave trainer.{name} out", f"trainer.{name} leaves no process with the whole tower"
+    return None
 
 
 def check_names(config: Config) -> None:

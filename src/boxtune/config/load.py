@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from boxtune.config.recipes import find_recipe
 from boxtune.config.schema import Config
 from boxtune.config.wording import in_words
+from boxtune.documents import DocumentError, parse_yaml
 from boxtune.errors import ConfigError
 
 Tree = dict[str, Any]
@@ -69,9 +70,9 @@ def read_yaml(path: Path) -> Tree:
     if not path.is_file():
         raise ConfigError(f"No configuration file at {path}: check the path, or leave --config out.")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        tree = parse_yaml(path.read_bytes())
+    except DocumentError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{path} must hold `section: {{key: value}}` at the top, not a {type(tree).__name__}.")
     return tree or {}
@@ -96,8 +97,8 @@ def _override(text: str) -> Tree:
     if not equals or not key.strip():
         raise ConfigError(f"'{text}' is not KEY=VALUE, for example trainer.learning_rate=1e-4.")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = parse_yaml(value)
+    except DocumentError:
         parsed = value
     tree: Any = parsed
     for part in reversed(key.strip().split(".")):

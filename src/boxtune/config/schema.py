@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+OnDisk = Annotated[
+    str, Field(min_length=1), BeforeValidator(lambda value: "none" if value in (False, "off") else value)
+]
+"""`auto`, `none` (`off`, which YAML reads as false, too), or a folder."""
 
 
 class Section(BaseModel):
@@ -53,6 +57,14 @@ class ModelConfig(Section):
         ]
         | Auto
     ) = Field("auto", description="Ways to the same numbers in less time; auto: those that pay on this machine.")
+    vision_cache: OnDisk = Field(
+        "auto",
+        description="Folder that keeps the features of a frozen vision tower, so that it sees no picture twice; `none`; "
+        "auto: one in the user's folder of caches, where that changes nothing and there are several rounds.",
+    )
+    vision_cache_gb: Positive | Auto = Field(
+        "auto", description="Most that is kept there, in GB; auto: a third of what is free, at most 50."
+    )
     memory: Literal["auto", "fast", "small"] = Field(
         "auto", description="Spend memory for speed, or save it; auto: as fast as an estimate says that fits the GPU."
     )
@@ -249,6 +261,11 @@ class TrainerConfig(BaseModel):
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the rate falls afterwards.")
     max_grad_norm: float = Field(1.0, gt=0, description="Longer gradients are shortened to this.")
     gradient_checkpointing: bool | Auto = Field("auto", description="Less memory, about a third more time.")
+    oom: Literal["stop", "retry"] = Field(
+        "stop",
+        description="Where memory runs out: end with a checkpoint, or halve the batches (in rows, half the token budget) "
+        "and do the step again; the gradient stays that of the whole batch.",
+    )
     save_steps: Count | Auto = Field("auto", description="Steps between checkpoints; auto: ten a run.")
     save_total_limit: int = Field(2, ge=1, description="Checkpoints that stay, the newest; a best one stays too.")
     early_stopping_patience: int | None = Field(

@@ -7,7 +7,7 @@ is left is dropped. Turning makes a box the upright hull of the turned one, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -75,10 +75,26 @@ def visible(detections: Detections, image_hw: tuple[int, int]) -> Detections:
 
 @dataclass(frozen=True, eq=False)
 class AugmentedDataset(Sequence[Sample]):
-    """A data set whose samples are changed anew each time they are asked for."""
+    """A data set whose samples are changed anew in each epoch.
+
+    How a sample is changed hangs on seed, epoch and its number alone: neither on who asks for it, in which process and
+    after which others, nor on where a run was resumed. torch's generator is left as it was.
+
+    Attributes:
+        dataset: the samples as they are.
+        transform: what changes them.
+        seed: of all changes.
+        epoch: a number in memory that processes which read images share.
+    """
 
     dataset: DetectionDataset
     transform: v2.Transform
+    seed: int = 0
+    epoch: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64).share_memory_())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Whose changes come next."""
+        self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -91,5 +107,11 @@ class AugmentedDataset(Sequence[Sample]):
 
     def __getitem__(self, index: int | slice) -> Sample | AugmentedDataset:
         if isinstance(index, slice):
-            return AugmentedDataset(self.dataset[index], self.transform)
-        return augment(self.dataset[index], self.transform)
+            return AugmentedDataset(self.dataset[index], self.transform, self.seed, self.epoch)
+        sample, before = self.dataset[index], torch.get_rng_state()
+        draw = np.random.SeedSequence((self.seed, int(self.epoch), index % len(self))).generate_state(1, np.uint64)
+        try:
+            torch.default_generator.manual_seed(int(draw[0] >> np.uint64(1)))  # that of a GPU stays where it is
+            return augment(sample, self.transform)
+        finally:
+            torch.set_rng_state(before)

@@ -68,9 +68,21 @@ class DetectionDataset(Sequence[Sample]):
         """
         if isinstance(index, slice):
             return replace(self, records=self.records[index])
+        return self.sample(index)
+
+    def sample(self, index: int, content: bytes | None = None) -> Sample:
+        """The sample at a position, decoded now.
+
+        Args:
+            index: its position.
+            content: of its image's file, where it was read before (`Record.read`).
+
+        Raises:
+            DataError: the image cannot be decoded; names the record.
+        """
         record = self.records[index]
         try:
-            image = record.open_image()
+            image = record.open_image(content)
             if (image.height, image.width) != record.image_hw:
                 (height, width), named = record.image_hw, f" '{record.image}'" if record.file_name else ""
                 raise DataError(
@@ -210,6 +222,9 @@ def _read(place: Place, format_name: str, splits: list[str]) -> DetectionDataset
     parts = open_splits(place, format_name, dict(zip(splits, prefixes, strict=True)))
     declared = [label for part in parts for label in part.labels or ()]
     used = {label for part in parts for label in part.used}
+    for label in declared:  # those of boxes were checked with their records
+        if any("\ud800" <= sign <= "\udfff" for sign in label):
+            raise DataError(f"Data set '{place.spec}': the class name {label!a} holds half a character. Rename it.")
     return DetectionDataset(
         records=joined([part.records for part in parts]),
         labels=tuple(dict.fromkeys(declared)) or tuple(sorted(used)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,12 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from boxtune.detections import FloatArray
-from boxtune.errors import DataError
+from boxtune.errors import DataError, TooLargeError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+"""What is decoded, whatever the file's name says: for others Pillow may start programs (EPS: Ghostscript)."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,6 +37,21 @@ _TURNS = {
 }
 _SIDES_SWAPPED = frozenset({5, 6, 7, 8})
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# What Pillow's decoders raise for broken files; SyntaxError is what its PNG reader says, TypeError its TIFF reader.
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,10 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[tuple[Image.Imag
     """The lazily opened image, its file and what to call it; every way that reading can fail as a DataError."""
     called = f"'{name or (source if isinstance(source, Path) else 'in memory')}'"
     try:
-        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file, Image.open(file) as image:
+        with (
+            source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file,
+            Image.open(file, formats=IMAGE_FORMATS) as image,
+        ):
             _refuse_bomb(image.width * image.height, called)
             yield image, file, called
     except DataError:
@@ -124,10 +146,13 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[tuple[Image.Imag
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         _refuse_bomb(None, called)
     except Image.UnidentifiedImageError:
-        raise DataError(f"File {called} is no image that can be read. Replace it by a JPEG or PNG file.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        # Pillow's decoders raise all of these for broken files; SyntaxError is what its PNG reader says.
-        raise DataError(f"Image {called} cannot be decoded ({error}). Replace the file.") from error
+        raise DataError(
+            f"File {called} is no image that can be read (it must be {', '.join(IMAGE_FORMATS)}). Replace it by a JPEG "
+            "or PNG file."
+        ) from None
+    except _DECODING_ERRORS as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"Image {called} cannot be decoded ({reason}). Replace the file.") from error
 
 
 def _refuse_bomb(num_pixels: int | None, called: str) -> None:
@@ -135,7 +160,7 @@ def _refuse_bomb(num_pixels: int | None, called: str) -> None:
     if limit is None or (num_pixels is not None and num_pixels <= limit):
         return
     size = f"{num_pixels} pixels" if num_pixels else f"more than {2 * limit} pixels"
-    raise DataError(
+    raise TooLargeError(
         f"Image {called} has {size}, the limit is {limit}: a small file can fill the memory. "
         "Make the image smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
     )
@@ -218,8 +243,10 @@ def _to_rgb(image: Image.Image, called: str) -> Image.Image:
     image.load()
     if image.mode.startswith("I"):
         # Pillow's own conversion clips at 255, which turns a 16-bit scan white.
-        scaled = np.round(np.clip(np.asarray(image, dtype=np.float64), 0, 65535) / 257).astype(np.uint8)
-        return Image.fromarray(scaled).convert("RGB")
+        scaled = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        scaled += 128  # in place and in whole numbers: a large scan would take gigabytes as decimal ones
+        scaled //= 257
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

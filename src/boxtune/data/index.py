@@ -33,6 +33,7 @@ from boxtune.data.formats.place import Place
 from boxtune.data.formats.registry import READERS
 from boxtune.data.formats.state import state_of_file
 from boxtune.data.records import Reading, Record, SkippedRecord
+from boxtune.documents import parse_json
 
 if TYPE_CHECKING:
     from boxtune.data.mapped_records import ImageOf, MappedRecords
@@ -95,7 +96,7 @@ def open_index(folder: Path, place: Place, format_name: str, split: str, prefix:
         return None
     image_of = images_of(place, split) if format_name == "hub" else None
     try:
-        facts = json.loads((folder / _FACTS_FILE).read_text(encoding="utf-8"))
+        facts = parse_json((folder / _FACTS_FILE).read_bytes())
         path = folder / _RECORDS_FILE
         checksum = facts.pop("crc32")
         if checksum != _crc32(path, facts) or _surroundings(facts["surroundings"]) != facts["surroundings"]:

@@ -74,13 +74,28 @@ class Record:
         name = self.file_name
         return self.id if not name or Path(name).stem in self.id else f"{self.id} · {name}"
 
-    def open_image(self) -> Image.Image:
+    def read(self) -> bytes | None:
+        """The bytes of the image's file; None where the image is painted.
+
+        Raises:
+            DataError, OSError: they cannot be read.
+        """
+        if isinstance(self.image, Path):
+            return self.image.read_bytes()
+        return self.image.read() if isinstance(self.image, EncodedImage) else None
+
+    def open_image(self, content: bytes | None = None) -> Image.Image:
         """The decoded image, upright and in mode RGB.
+
+        Args:
+            content: of the image's file, where it was read before.
 
         Raises:
             DataError: the image cannot be decoded; names the file.
         """
-        return open_upright_rgb(self.image) if isinstance(self.image, Path) else self.image.load()
+        if isinstance(self.image, Path):
+            return open_upright_rgb(self.image if content is None else content, str(self.image))
+        return self.image.load()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.detections import Detections, xywh_to_xyxy
+from boxtune.documents import DocumentError, parse_json
 from boxtune.errors import DataError
 from boxtune.evaluation.average_precision import average_precision
 from boxtune.evaluation.intervals import NUM_RESAMPLES
@@ -131,15 +132,13 @@ def _category_names(categories: Sequence[Row]) -> dict[int, str]:
 
 def _read_json(path: Path, option: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"No file at {path}: check {option}.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Check {option}.") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}.") from None
-    except (ValueError, RecursionError):  # bytes that are no UTF-8, numbers of thousands of digits, endless nesting
-        raise DataError(f"{path} is not JSON text in UTF-8: check {option}.") from None
+    except DocumentError as error:
+        raise DataError(f"{path} is not JSON: {error}. Check {option}.") from None
 
 
 def _checked_truth(content: Any, path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from boxtune.detections import FloatArray
+from boxtune.documents import parse_json
 from boxtune.errors import DataError
 from boxtune.evaluation.ranking import IOU_THRESHOLDS, RECALL_POINTS, Ranked
 
@@ -62,7 +63,7 @@ def read_curves(folder: Path) -> PrecisionCurves:
     """
     path = folder / FILE_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         return PrecisionCurves(_curves(content["mean"]), {k: _curves(v) for k, v in content["per_class"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} holds no curves of boxtune ({error}): evaluate again.") from None

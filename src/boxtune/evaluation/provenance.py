@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 
 from boxtune.data.dataset import DetectionDataset
 from boxtune.data.digests import image_digests, unpack_digests
+from boxtune.documents import parse_json
 from boxtune.errors import DataError
 from boxtune.evaluation.ranking import BoolArray
 from boxtune.inference.detector import Detector
-
-RUN_FILE = "run.json"  # what a run was made of
+from boxtune.models.contract import RUN_FILE
 
 
 def provenance(model: str, detector: Detector, samples: DetectionDataset) -> tuple[str, ...]:
@@ -43,7 +42,7 @@ def seen_images(folder: Path, samples: DetectionDataset) -> BoolArray | None:
     if not path.is_file():
         return None
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))["data"]
+        data: Any = parse_json(path.read_bytes())["data"]
         if "images" in data:
             return np.isin(image_digests(samples), unpack_digests(data["images"]))
         same = data["fingerprint"] == samples.fingerprint()  # of an earlier boxtune

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from boxtune.detections import FloatArray
+from boxtune.documents import parse_json
 from boxtune.errors import ModelError, SaveError
 
 FILE_NAME: Final = "calibration.json"
@@ -81,8 +82,8 @@ def read_calibrator(folder: Path) -> Calibrator | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # the last: lists in lists without end
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({error}): remove it, or make it anew by boxtune calibrate.") from None
     if wrong := _fault(content):
         raise ModelError(f"{path}: {wrong}: remove it, or make it anew by boxtune calibrate.")

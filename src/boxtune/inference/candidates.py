@@ -9,12 +9,9 @@ is kept apart.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-
-import torch
-from transformers import LogitsProcessor
 
 from boxtune.grounding.codec import TextForm
 
@@ -40,68 +37,45 @@ class Ending:
     log_prob: float
 
 
-class GoingOn(LogitsProcessor):
-    """Greedy choice that replaces the end of an answer by the start of one more box, so many times a row.
+class GoingOn:
+    """Finds the token that opens one more box where an answer would end.
 
     Args:
         tokenizer: of the model.
         form: knows what ends an answer and what opens a box.
         stops: token ids that end a turn.
-        num_candidates: boxes after the end of each answer; 0 only takes notes.
-        prompt_length: tokens before the answers.
-
-    Attributes:
-        log_probs: a step's `[B]` natural logarithms of the chosen tokens' probabilities, before anything was replaced.
-        endings: row → where it was made to go on, for rows where it was.
     """
 
-    def __init__(
-        self, tokenizer: Any, form: TextForm, stops: Collection[int], num_candidates: int, prompt_length: int
-    ) -> None:
+    def __init__(self, tokenizer: Any, form: TextForm, stops: Collection[int]) -> None:
         self.tokenizer, self.form = tokenizer, form
-        self.num_candidates, self.prompt_length = num_candidates, prompt_length
         self.stops = frozenset(stops)
-        self.log_probs: list[torch.Tensor] = []
-        self.endings: dict[int, Ending] = {}
-        self.given: dict[int, int] = {}
-        self.ended: set[int] = set()
         self.pieces: dict[int, str] = {}
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores `[B, V]` with the replaced choices set to the maximum."""
-        log_probs = scores.float().log_softmax(-1)
-        best, chosen = log_probs.max(-1)
-        if self.num_candidates:
-            for row, token in enumerate(chosen.tolist()):
-                if row in self.ended:
-                    continue
-                instead = self._instead(row, token, input_ids, log_probs[row])
-                if instead is not None:
-                    best[row] = log_probs[row, instead]
-                    scores[row] = -torch.inf
-                    scores[row, instead] = 0.0
-                elif token in self.stops:
-                    self.ended.add(row)
-        self.log_probs.append(best)
-        return scores
+    def instead(
+        self, written: Sequence[int], token: int, probability: Callable[[int], float]
+    ) -> tuple[int, str] | None:
+        """A token in the place of `token`, and the answer that is ended by `token`.
 
-    def _instead(self, row: int, token: int, input_ids: torch.Tensor, log_probs: torch.Tensor) -> int | None:
-        """The token that opens one more box, where `token` would end the answer and another box is possible."""
-        if self.given.get(row, 0) >= self.num_candidates or not self.form.may_end(piece := self._piece(token)):
+        Args:
+            written: tokens before it.
+            token: the model's choice.
+            probability: of another token in its place.
+
+        Returns:
+            None where `token` ends no answer, or another box is not possible.
+        """
+        if not self.form.may_end(piece := self._piece(token)):
             return None
-        written = input_ids[row, self.prompt_length :].tolist()
-        reopened = self.form.reopened(self.tokenizer.decode(written, skip_special_tokens=False), piece)
+        reopened = self.form.reopened(self.tokenizer.decode(list(written), skip_special_tokens=False), piece)
         if reopened is None:
             return None
         answer, opening = reopened
         # the first token of the opening, as the tokenizer writes it: `"}]` becomes `"},` where there is such a token;
         # where it begins as the end does, nothing is decided yet
         instead = int(self.tokenizer.encode(opening, add_special_tokens=False)[0])
-        if instead == token or log_probs[instead].exp() < POSSIBLE:
+        if instead == token or probability(instead) < POSSIBLE:
             return None
-        self.endings.setdefault(row, Ending(answer, len(written), float(log_probs[token])))
-        self.given[row] = self.given.get(row, 0) + 1
-        return instead
+        return instead, answer
 
     def _piece(self, token: int) -> str:
         """What a token writes; "" for one that ends the turn."""

@@ -1,16 +1,15 @@
-"""Greedy generation for a batch, with the probability of every token that was chosen."""
+"""An answer as it was written: its text, and the probability of every token that was chosen."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import LogitsProcessorList
 
-from boxtune.grounding.codec import BoxSpan, TextForm
-from boxtune.inference.candidates import Ending, GoingOn
+from boxtune.grounding.codec import BoxSpan
+from boxtune.inference.candidates import Ending
 
 _SEPARATOR = 2  # characters between two boxes, at most: ", " in a list
 
@@ -49,54 +48,18 @@ class Answer:
         return float(np.exp(sum(opening) + np.mean(inside or [0.0]))) if opening else 0.0
 
 
-@torch.inference_mode()
-def generate(
-    model: Any,
-    inputs: dict[str, torch.Tensor],
-    tokenizer: Any,
-    max_new_tokens: int,
-    form: TextForm,
-    num_candidates: int = 0,
-) -> list[Answer]:
-    """Answers to a left-padded batch of questions, greedy.
+def answer_of(
+    tokens: Sequence[int], log_probs: np.ndarray, tokenizer: Any, stops: Collection[int], ended: Ending | None
+) -> Answer:
+    """The answer that was written.
 
     Args:
-        model: in evaluation mode, on the device of `inputs`.
-        inputs: as `boxtune.collators.batch.pad` makes them, side left.
+        tokens: with the one that ends the turn, where there is one.
+        log_probs: natural logarithm of the probability of each.
         tokenizer: of the model.
-        max_new_tokens: longest answer, candidates included.
-        form: how boxes are written.
-        num_candidates: boxes to name after the end of each answer, see `candidates`.
+        stops: token ids that end a turn.
+        ended: where it was made to go on with candidates.
     """
-    stops = _stop_ids(model, tokenizer)
-    prompt_length = inputs["input_ids"].shape[1]
-    choice = GoingOn(tokenizer, form, stops, num_candidates, prompt_length)
-    tokens = model.generate(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,  # Qwen2.5-VL's folder asks for 1.05, which bends repeated digits of coordinates
-        no_repeat_ngram_size=0,
-        logits_processor=LogitsProcessorList([choice]),
-        pad_token_id=tokenizer.pad_token_id,
-        use_cache=True,
-    )
-    new_tokens = tokens[:, prompt_length:].cpu()
-    log_probs = torch.stack(choice.log_probs, dim=1).cpu().numpy()
-    return [
-        _answer(tokens.tolist(), log_probs[row], tokenizer, stops, choice.endings.get(row))
-        for row, tokens in enumerate(new_tokens)
-    ]
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    stops = model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [stops]
-    return {stop for stop in (*stops, tokenizer.eos_token_id) if stop is not None}
-
-
-def _answer(tokens: list[int], log_probs: np.ndarray, tokenizer: Any, stops: set[int], ended: Ending | None) -> Answer:
     length = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
     text, spans = text_with_spans(tokens[:length], tokenizer)
     whole = Answer(text, spans, log_probs[:length], truncated=length == len(tokens))
@@ -109,7 +72,7 @@ def _answer(tokens: list[int], log_probs: np.ndarray, tokenizer: Any, stops: set
     return Answer(ended.answer, own_spans, own_log_probs, False, whole, common)
 
 
-def text_with_spans(tokens: list[int], tokenizer: Any) -> tuple[str, tuple[tuple[int, int], ...]]:
+def text_with_spans(tokens: Sequence[int], tokenizer: Any) -> tuple[str, tuple[tuple[int, int], ...]]:
     """The text of tokens, special ones included, and the character range of each.
 
     A character of several bytes may be spread over several tokens, and a token may end one character and begin the
@@ -117,7 +80,7 @@ def text_with_spans(tokens: list[int], tokenizer: Any) -> tuple[str, tuple[tuple
     """
     text, spans, pending = "", [], 0
     for position in range(len(tokens)):
-        piece = tokenizer.decode(tokens[pending : position + 1], skip_special_tokens=False)
+        piece = tokenizer.decode(list(tokens[pending : position + 1]), skip_special_tokens=False)
         if piece.endswith("�") and position + 1 < len(tokens):
             continue
         spans += [(len(text), len(text) + len(piece))] * (position + 1 - pending)

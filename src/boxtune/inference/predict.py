@@ -17,9 +17,9 @@ from boxtune.detections import Detections, xyxy_to_xywh
 from boxtune.errors import DataError, SaveError
 from boxtune.inference.detector import Detector
 from boxtune.inference.draw import draw_detections
+from boxtune.inference.uploads import MOST_STRETCHED
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-_MOST_STRETCHED = 200  # width : height, the limit of Qwen's image processors (`smart_resize` of transformers)
 
 
 def find_images(path: Path) -> list[Path]:
@@ -66,7 +66,7 @@ def predict_images(
     def images() -> Iterator[Image.Image]:
         for path in paths:
             image = open_upright_rgb(path)
-            if max(image.size) > _MOST_STRETCHED * min(image.size):
+            if max(image.size) > MOST_STRETCHED * min(image.size):
                 raise DataError(
                     f"{path}: the models take no image of {image.width}×{image.height} px: cut it into parts."
                 )

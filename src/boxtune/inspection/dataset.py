@@ -103,13 +103,11 @@ def chosen_samples(
     seed: int = 0,
 ) -> Iterator[tuple[Record, Sample]]:
     """Evenly chosen samples with their records, one by one, changed as in training where asked for."""
-    import torch
-
     from boxtune.data.augmentation import AugmentedDataset, build_transform
 
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int))
-    samples = dataset if augment == "none" and not flip else AugmentedDataset(dataset, build_transform(augment, flip))
-    torch.manual_seed(seed)
+    changed = augment != "none" or flip
+    samples = AugmentedDataset(dataset, build_transform(augment, flip), seed) if changed else dataset
     for index in chosen.tolist():
         yield dataset.records[index], samples[index]
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from boxtune.data.dataset import DetectionDataset
+from boxtune.data.images import IMAGE_FORMATS
 from boxtune.data.records import EncodedImage, Record
 from boxtune.detections import FloatArray
 from boxtune.errors import DataError
@@ -127,7 +128,8 @@ def _grey(record: Record) -> Image.Image:
     source = record.image
     if isinstance(source, Path | EncodedImage):
         try:
-            with Image.open(source if isinstance(source, Path) else io.BytesIO(source.read())) as image:
+            file = source if isinstance(source, Path) else io.BytesIO(source.read())
+            with Image.open(file, formats=IMAGE_FORMATS) as image:
                 if image.format == "JPEG":
                     image.draft("L", (128, 128))
                     return image.convert("L").reduce(max(1, min(image.size) // 64))

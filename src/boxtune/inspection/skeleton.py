@@ -18,6 +18,7 @@ from boxtune.errors import ModelError
 from boxtune.models.areas import bare_name
 from boxtune.models.families import Family, family
 from boxtune.models.places import LOADING_ERRORS, base_of_adapter, in_one_line, load_config
+from boxtune.models.strangers import read_adapter_config
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,13 @@ def _build(name: str, trust_remote_code: bool) -> Any:
 
 
 def _with_adapter(model: Any, folder: str) -> Any:
-    from peft import PeftConfig, get_peft_model
+    from peft import get_peft_model
 
     try:
-        adapter = PeftConfig.from_pretrained(folder)
+        adapter = read_adapter_config(Path(folder), with_weights=False)
         with torch.device("meta"):  # else PEFT would draw the adapter's random weights first
             return get_peft_model(model, adapter)
+    except ModelError:
+        raise
     except LOADING_ERRORS as error:
         raise ModelError(f"The adapter in {folder} does not fit its base model: {in_one_line(error)}") from error

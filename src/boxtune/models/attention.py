@@ -6,7 +6,7 @@ that is faster, and packed rows sample after sample, which saves the squares bet
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -75,7 +75,25 @@ def choose_attention(
 def use_attention(model: Any, choice: AttentionChoice) -> None:
     """Let both parts of a model of transformers attend as chosen; no saved configuration tells of it."""
     names = {"text_config": _registered(choice.language), "vision_config": _registered(choice.vision)}
-    model.set_attn_implementation(names)
+    if names != attention_names(model):
+        model.set_attn_implementation(names)
+
+
+def choose_for_questions(device: torch.device, *, bf16: bool, looks_back: bool) -> AttentionChoice:
+    """For rows that hold several questions, whatever the device: exact without masks, but for sliding windows.
+
+    Args:
+        device, bf16, looks_back: as of `choose_attention`.
+    """
+    choice = choose_attention("auto", device, bf16=bf16, packed=True, looks_back=looks_back)
+    if looks_back or choice.language not in _AS_LOADED:
+        return choice
+    return replace(choice, language=SEGMENTS)
+
+
+def attention_names(model: Any) -> dict[str, str]:
+    """What attends where in a model of transformers, as its `set_attn_implementation` takes it."""
+    return {part: getattr(model.config, part)._attn_implementation for part in ("text_config", "vision_config")}
 
 
 def has_sliding_window(config: Any) -> bool:

@@ -62,6 +62,8 @@ def varlen_attention(
     The signature is that of transformers' attention functions.
     """
     batch, num_heads, length, width = query.shape
+    if length == 1 and attention_mask is not None and attention_mask.ndim == 4 and not dropout:
+        return _one_token(query, key, value, attention_mask, scaling), None
     if key.shape[2] != length or dropout or (attention_mask is not None and attention_mask.ndim == 4):
         _refuse_borders(options)
         return sdpa_attention_forward(
@@ -77,6 +79,19 @@ def varlen_attention(
     borders, longest = _borders(batch, length, query.device, options)
     flat = (tensor.reshape(batch * length, -1, width).contiguous() for tensor in (query, key, value))
     return kernel(*flat, borders, longest, scaling, causal).reshape(batch, length, num_heads, width), None
+
+
+def _one_token(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """`[B, H, 1, D]` on `[B, G, W, D]` → `[B, 1, H, D]`: heads that share a key stand as its rows, nothing is repeated.
+
+    Repeated, the keys of 32 answers would be moved seven times over in each of a step's layers.
+    """
+    batch, num_heads, _, width = query.shape
+    grouped = query.view(batch, key.shape[1], -1, width).to(key.dtype)
+    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask.to(key.dtype), scale=scaling)
+    return out.reshape(batch, 1, num_heads, width)
 
 
 def borders_of(position_ids: torch.Tensor) -> torch.Tensor:

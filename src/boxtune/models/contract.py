@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from boxtune.documents import parse_json
 from boxtune.errors import ModelError
 from boxtune.models.families import Family, family
 
 FILE_NAME = "boxtune.json"
+RUN_FILE = "run.json"  # what a run was made of: beside the weights, and written before them
 _VERSION = 1
 
 
@@ -75,7 +77,7 @@ def read_contract(folder: Path) -> Contract | None:
     if not path.is_file():
         return None
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_bytes())
         if (version := fields.pop("version")) != _VERSION:
             raise ModelError(f"{path} has version {version}; this boxtune reads version {_VERSION}: update boxtune.")
         contract = Contract(**{**fields, "labels": tuple(fields["labels"])})

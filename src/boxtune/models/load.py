@@ -12,6 +12,7 @@ import torch
 from boxtune.errors import ModelError
 from boxtune.models.contract import (
     FILE_NAME,
+    RUN_FILE,
     Contract,
     check_pixel_limits,
     default_contract,
@@ -26,6 +27,7 @@ from boxtune.models.places import (
     RECIPE_FILE,
     base_of_adapter,
     embedded_folder,
+    hub_options,
     in_one_line,
     load_config,
     load_processor,
@@ -33,6 +35,7 @@ from boxtune.models.places import (
     no_model,
 )
 from boxtune.models.quantize import Quantize, check_precision, quantization_config, require_bitsandbytes, settle
+from boxtune.models.strangers import check_weights, read_adapter_config
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,8 @@ def _places(name: str) -> tuple[Path, str | None]:
 
 def _refuse_unfinished(folder: Path) -> None:
     """A run's folder gets its weights at the end; until then they are in its checkpoints."""
-    if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+    being_written = (folder / RUN_FILE).is_file() and not (folder / FILE_NAME).is_file()
+    if not being_written and any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         return
     if (folder / RECIPE_FILE).is_file() and (stages := sorted(folder.glob(f"stage-*/{FILE_NAME}"))):
         raise ModelError(f"{folder} holds the stages of a recipe: name one, the last finished is {stages[-1].parent}.")
@@ -171,6 +175,8 @@ def _from_pretrained(name: str, options: dict[str, Any], device: str | torch.dev
 
     config = load_config(name, trust_remote_code=options["trust_remote_code"])  # before gigabytes are read
     row = family(config)
+    if Path(name).is_dir():
+        check_weights(Path(name))
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(
             f"'{name}' holds weights that are quantised already: name the model that it was made from; "
@@ -180,7 +186,7 @@ def _from_pretrained(name: str, options: dict[str, Any], device: str | torch.dev
         options = {**options, "quantization_config": quantization_config(row), "device_map": {"": str(device)}}
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, config=config, use_safetensors=True, output_loading_info=True, **options
+            name, config=config, use_safetensors=True, output_loading_info=True, **options, **hub_options(name)
         )
     except LOADING_ERRORS as error:
         raise ModelError(f"'{name}' cannot be loaded as a model: {in_one_line(error)}") from error
@@ -196,6 +202,9 @@ def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        config = read_adapter_config(folder)
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=config)
+    except ModelError:
+        raise
     except LOADING_ERRORS as error:
         raise ModelError(f"The adapter in {folder} does not fit its base model: {in_one_line(error)}") from error

@@ -8,6 +8,7 @@ unseen images has to be measured; which one was trained is known, and is the def
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from boxtune.errors import ModelError
-from boxtune.models.contract import FILE_NAME, Contract
+from boxtune.models.contract import FILE_NAME, RUN_FILE, Contract
 from boxtune.models.detection_head.saving import save_head
 from boxtune.models.fingerprint import weights_fingerprint
 from boxtune.models.load import LoadedModel, load_model
@@ -35,7 +36,8 @@ def merge_adapter(adapter: Path, output_dir: Path, *, base: Base = "auto", dtype
     """Write the merged model to `output_dir`; returns the largest relative difference of logits to the adapter's.
 
     The sum is made in fp32 and its logits are compared; then it is rounded to `dtype`, written, read back, and compared
-    again, weights and logits. A detection head is carried over as it is.
+    again, weights and logits. A detection head is carried over as it is, and so is the record of the run, by which an
+    evaluation knows the images that were trained on.
 
     Args:
         adapter: folder of a LoRA run.
@@ -61,7 +63,7 @@ def merge_adapter(adapter: Path, output_dir: Path, *, base: Base = "auto", dtype
     before = _logits(loaded.model, inputs)
     merged = loaded.model.merge_and_unload(safe_merge=True)
     _check(_difference(_logits(merged, inputs), before), TOLERANCE[torch.float32], "nothing was written")
-    _write(merged.to(dtype), loaded, output_dir)
+    _write(merged.to(dtype), loaded, adapter, output_dir)
     read = load_model(str(output_dir), dtype=dtype)
     written = read.model
     try:
@@ -109,7 +111,7 @@ def _check_base(adapter: Path, base: str, contract: Contract) -> None:
         )
 
 
-def _write(merged: Any, loaded: LoadedModel, output_dir: Path) -> None:
+def _write(merged: Any, loaded: LoadedModel, adapter: Path, output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     merged.save_pretrained(output_dir, max_shard_size=_SHARD)
     loaded.processor.save_pretrained(output_dir)
@@ -117,6 +119,8 @@ def _write(merged: Any, loaded: LoadedModel, output_dir: Path) -> None:
     loaded.processor.image_processor.save_pretrained(output_dir)
     if loaded.head is not None:
         save_head(loaded.head, output_dir)
+    if (adapter / RUN_FILE).is_file():
+        shutil.copyfile(adapter / RUN_FILE, output_dir / RUN_FILE)
     replace(loaded.contract, quantized_base=None, base_weights=None).save(output_dir)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from huggingface_hub.errors import (
@@ -17,9 +17,12 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
+from boxtune import hub
+from boxtune.documents import parse_json
 from boxtune.errors import ModelError
 from boxtune.models.contract import FILE_NAME
 from boxtune.models.families import family
+from boxtune.models.strangers import check_sizes, forget_kernels
 
 EMBEDDED = "embedded"
 TINY = "tiny:"
@@ -35,13 +38,18 @@ LOADING_ERRORS = (
     ArithmeticError,
     AssertionError,
     SafetensorError,
+    UnpicklingError,
     StrictDataclassError,  # a size that is no number
+)
+_OFFLINE = (
+    "the hub cannot be reached, nor is it in the cache here. Where there is a network `hf download {name}` fetches it "
+    "and names a folder: copy that here, and give it as the model"
 )
 # the first that fits: a model behind a login is a kind of one that is not found, and so is a file not in the cache
 _HUB_ERRORS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((GatedRepoError,), "the hub gives it only to those who have asked for it (hf auth login)"),
     ((RepositoryNotFoundError,), "the hub has none of that name (or keeps it private: hf auth login)"),
-    ((LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError), "the hub cannot be reached"),
+    ((LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError), _OFFLINE),
     ((EntryNotFoundError,), "the hub's has no config.json"),
 )
 _KNOWN_NAMES = "give a folder, a hub id (owner/name), `embedded` or `tiny:FAMILY`"
@@ -81,7 +89,7 @@ def base_of_adapter(folder: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = parse_json(path.read_bytes())["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not a PEFT adapter's configuration ({error}).") from None
     if isinstance(base, str) and not Path(base).is_dir() and (moved := _moved_along(folder, base)):
@@ -127,17 +135,26 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
         raise no_model(name)
     from transformers import AutoConfig
 
+    place_or_id = str(path) if path.is_file() else name
     try:
-        config = AutoConfig.from_pretrained(str(path) if path.is_file() else name, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(place_or_id, trust_remote_code=trust_remote_code, **hub_options(name))
     except LOADING_ERRORS as error:
         if path.is_file():
             raise ModelError(f"{path} cannot be read as a model's configuration: {in_one_line(error)}") from error
-        raise ModelError(f"No model at '{name}': no such folder, and {_said_by_hub(error)}.") from error
+        raise ModelError(f"No model at '{name}': no such folder, and {_said_by_hub(error, name)}.") from error
     family(config)
+    forget_kernels(config)
     return config
 
 
-def _said_by_hub(error: Exception) -> str:
+def hub_options(name: str) -> dict[str, Any]:
+    """What transformers is told of a hub id where the hub cannot be reached: to take what was fetched before."""
+    if name == EMBEDDED or Path(name).exists() or hub.answers():
+        return {}
+    return {"local_files_only": True}
+
+
+def _said_by_hub(error: Exception, name: str) -> str:
     """Why a hub id led nowhere: transformers wraps the hub's own error in advice."""
     causes: list[BaseException] = []
     cause: BaseException | None = error
@@ -146,19 +163,20 @@ def _said_by_hub(error: Exception) -> str:
         cause = cause.__cause__ or cause.__context__
     for kinds, words in _HUB_ERRORS:
         if any(isinstance(one, kinds) for one in causes):
-            return words
+            return words.format(name=name)
     return f"what the hub gives cannot be read ({in_one_line(error)})"
 
 
 def _check_file(path: Path) -> None:
     """A clear word before transformers fills in what is missing: its defaults are those of a 72B model."""
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parse_json(path.read_bytes())
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error}): give a model's config.json.") from None
     if not isinstance(settings, dict) or "model_type" not in settings:
         raise ModelError(f"{path} has no model_type: give a model's config.json.")
     family(settings["model_type"])
+    check_sizes(settings, path)
     text = settings.get("text_config", {})
     if "hidden_size" not in settings and not (isinstance(text, dict) and "hidden_size" in text):
         raise ModelError(f"{path} says no sizes (hidden_size): copy the model's config.json again.")
@@ -182,7 +200,7 @@ def load_processor(name: str, *, trust_remote_code: bool = False) -> Any:
 
     home = str(embedded_folder()) if name == EMBEDDED else name
     try:
-        processor = AutoProcessor.from_pretrained(home, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(home, trust_remote_code=trust_remote_code, **hub_options(name))
     except LOADING_ERRORS as error:
         raise ModelError(f"'{name}' has no processor that can be loaded: {in_one_line(error)}") from error
     if "<|image_pad|>" not in processor.tokenizer.get_vocab():  # without its files an empty tokenizer is made

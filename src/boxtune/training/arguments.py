@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from boxtune import processes
+from boxtune.config.checks import SHARDING
 from boxtune.config.schema import Config
 from boxtune.errors import ConfigError
 from boxtune.inference.detector import pick_device
@@ -33,6 +35,19 @@ def check_device(device: torch.device) -> None:
         name = names[device.index].strip() if device.index < len(names) else device.index
         remedy = f"set CUDA_VISIBLE_DEVICES={name} and model.device=cuda"
     raise ConfigError(f"model.device={device}: a training here runs on cuda:{own}; {remedy}.")
+
+
+def check_oom(config: Config) -> None:
+    """Refuse to do a step again where others would wait for its end.
+
+    Raises:
+        ConfigError: names the remedy.
+    """
+    if config.trainer.oom == "retry" and (processes.count() > 1 or any(map(config.trainer.passed_on.get, SHARDING))):
+        raise ConfigError(
+            "trainer.oom=retry is for one process, since others would wait for the batch that did not fit: leave it "
+            "out, and lower collator.token_budget or trainer.per_device_train_batch_size where memory runs out."
+        )
 
 
 def training_arguments(config: Config) -> TrainingArguments:

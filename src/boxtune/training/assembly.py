@@ -28,6 +28,7 @@ from boxtune.training.callbacks.checkpoints import CheckpointCallback
 from boxtune.training.callbacks.grad_norm import GradNormCallback
 from boxtune.training.callbacks.interrupt import InterruptCallback
 from boxtune.training.callbacks.memory import MemoryCallback
+from boxtune.training.callbacks.parts import PartsCallback
 from boxtune.training.callbacks.phases import PhaseCallback
 from boxtune.training.callbacks.pictures import PicturesCallback
 from boxtune.training.callbacks.progress import ProgressCallback
@@ -38,6 +39,8 @@ from boxtune.training.callbacks.watch import WatchCallback
 from boxtune.training.clock import RunClock
 from boxtune.training.control import controls
 from boxtune.training.curves import Curves
+from boxtune.training.failures import what_would_fit
+from boxtune.training.features import RunFeatures
 from boxtune.training.head import objective
 from boxtune.training.memory import held_in_training, step_cost
 from boxtune.training.sets import RunData, augmented
@@ -74,6 +77,7 @@ def assemble(
     record: dict[str, Any],
     console: Console,
     speed: Speed | None = None,
+    kept_features: RunFeatures | None = None,
 ) -> Assembled:
     """Put the trainer of a run together.
 
@@ -87,6 +91,7 @@ def assemble(
         record: of the run; goes into every checkpoint.
         console: what is said goes there.
         speed: what was done to the model to be fast.
+        kept_features: of the pictures, on disk; None: none are kept.
     """
     settings = config.trainer
     clock = RunClock(None if settings.minutes is None else settings.minutes * 60)
@@ -94,10 +99,11 @@ def assemble(
     packing = packed_sampler(config, collator, data.train, arguments, console)
     images_per_row = arguments.train_batch_size if packing is None else packing.samples_per_row
     images_per_step = images_per_row * arguments.gradient_accumulation_steps * arguments.world_size
-    interrupt, best = InterruptCallback(), _best(config, data, console)
     tell = partial(say, console)
+    interrupt, best = InterruptCallback(tell), _best(config, data, console)
     rates, stability = controls(config, model, loaded.family, clock, _real_images(data.train, packing, arguments), tell)
     audit = AuditCallback(rates.phases.is_resting)
+    parts = PartsCallback(retry=settings.oom == "retry", say=tell, advice=partial(what_would_fit, config))
     checkpoints = CheckpointCallback(
         clock,
         contract,
@@ -110,7 +116,7 @@ def assemble(
     trainer = DetectionTrainer(
         model=model,
         args=arguments,
-        train_dataset=augmented(config, data.train),
+        train_dataset=augmented(config, data.train) if kept_features is None else kept_features.pictures(data.train),
         data_collator=collator,
         processing_class=loaded.processor,
         clock=clock,
@@ -119,14 +125,21 @@ def assemble(
         speed=speed,
         packing=packing,
         objective=objective(config, loaded.head),
+        kept_features=kept_features,
+        interrupt=interrupt,
+        parts=parts,
         callbacks=[
             interrupt,
             checkpoints,
+            parts,
             audit,
             ProgressCallback(clock, console, images_per_step),
         ],
     )
     trainer.say = tell
+    trainer.complete = checkpoints.complete
+    if kept_features is not None:
+        kept_features.say = tell
     trainer.add_callback(PhaseCallback(rates.phases, clock, tell, audit.look_again))
     curves = Curves(trainer.callback_handler.callbacks, wandb=config.logging.wandb)
     if arguments.device.type == "cuda":
@@ -141,6 +154,7 @@ def assemble(
         asked = dataclasses.replace(loaded, contract=contract)
         trainer.watch = watch = Watch(asked, data.watched, batch_size, console, config.decoder)
         every, decisive = config.evaluation.every, best is not None
+        watch.looking = interrupt.looking
         trainer.add_callback(WatchCallback(watch, clock, interrupt, every, decisive=decisive))
         trainer.add_callback(PicturesCallback(watch, curves, config.logging.pictures))
     if best is not None:

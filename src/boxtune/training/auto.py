@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from boxtune.config.engines import WHOLE_WEIGHTS, engine_of
 from boxtune.config.groups import without_frozen
 from boxtune.config.schema import Config
 
@@ -52,6 +53,8 @@ def fit_speed(config: Config, device: torch.device) -> Config:
         speedups.append("adapter_arithmetic")
     if fused:
         speedups += ["padded_vision", "compiled_blocks"]
+    if engine_of(config) != "ddp":
+        speedups = [name for name in speedups if name not in WHOLE_WEIGHTS]
     return config.changed("model", speedups=tuple(speedups))
 
 
@@ -116,7 +119,8 @@ def fit_training(
         workers = min(8, (os.cpu_count() or 1) // 2)
     augment = config.data.augment
     if augment == "auto":  # the fewer images, the sooner they are known by heart
-        augment = "light" if num_images < SMALL_DATASET else "none"
+        keeps_features = config.model.vision_cache not in ("auto", "none")  # of pictures as they are
+        augment = "light" if num_images < SMALL_DATASET and not keeps_features else "none"
     config = config.changed("data", num_workers=workers, augment=augment)
     eval_batch = config.evaluation.batch_size
     eval_batch = max(8, batch_size) if eval_batch == "auto" else eval_batch

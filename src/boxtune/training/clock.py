@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from boxtune.training import processes
+from boxtune import processes
 
 
 class RunClock(TrainerCallback, ExportableState):

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from boxtune import processes
 from boxtune.config.checks import SHARDING
 from boxtune.config.schema import Config
 from boxtune.inspection.machine import describe_cpu
 from boxtune.models.families import Family
-from boxtune.training import processes
 from boxtune.training.clock import RunClock, rate_factor
 from boxtune.training.groups import Groups, batch_scale, describe_rates, group_rates, parameter_groups
 from boxtune.training.phases import Phases, phases_of

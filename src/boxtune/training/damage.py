@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError, safe_open
+from transformers.trainer_pt_utils import safe_globals
 
 from boxtune.config.load import flatten, read_yaml
+from boxtune.documents import parse_json
 from boxtune.errors import ConfigError, ModelError
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, checkpoints
 
@@ -27,6 +31,16 @@ _NEEDED: Final = (
     ("optimizer*", "global_step*"),
     ("*.safetensors", "pytorch_model_fsdp*"),
 )
+
+
+SIZES_FILE: Final = "sizes.json"
+"""In a checkpoint: the size of each of its other files in bytes."""
+
+
+def note_sizes(folder: Path) -> None:
+    """Write down how long the files of a checkpoint are, so that one that is cut later can be told."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    (folder / SIZES_FILE).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
 
 
 def check_whole(checkpoint: Path) -> None:
@@ -60,7 +74,7 @@ def check_saved_config(path: Path) -> None:
     run = path.parent
     own = [folder / CONFIG_FILE for folder in checkpoints(run)]
     of_stages = sorted(run.glob(f"stage-*/checkpoint-*/{CONFIG_FILE}"))
-    copies = [copy for copy in [*of_stages, *own] if copy.is_file() and _cut(copy) is None]
+    copies = [copy for copy in [*of_stages, *own] if copy.is_file() and (_cut(copy) or _other_size(copy)) is None]
     wrong = _cut(path)
     if wrong is None and copies:
         before, now = (dict(flatten(read_yaml(one))).keys() for one in (copies[-1], path))
@@ -89,7 +103,7 @@ def read_json(path: Path) -> Any:
         ModelError: it is missing or cut.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{path} is missing or damaged ({error}): put it back, or start again in another --output-dir."
@@ -104,7 +118,26 @@ def _first_damage(folder: Path) -> str | None:
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         if (reason := _damage(path)) is not None:
             return f"{path.name} {reason}"
-    return None
+    wrong = ((name, _other_size(folder / name)) for name in _sizes(folder))
+    return next((f"{name} {reason}" for name, reason in wrong if reason is not None), None)
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    """Name → bytes; nothing in a checkpoint of an earlier boxtune."""
+    path = checkpoint / SIZES_FILE
+    sizes = parse_json(path.read_bytes()) if path.is_file() else {}
+    return sizes if isinstance(sizes, dict) else {}
+
+
+def _other_size(file: Path) -> str | None:
+    """What is wrong with the length of a file of a checkpoint."""
+    written = _sizes(file.parent).get(file.name)
+    if written is None:
+        return None
+    if not file.is_file():
+        return "is missing"
+    found = file.stat().st_size
+    return None if found == written else f"has {found} bytes, and was written with {written}"
 
 
 def _damage(path: Path) -> str | None:
@@ -115,10 +148,25 @@ def _damage(path: Path) -> str | None:
                 return None
         if path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):  # torch.save writes zip archives
             return "is cut or no file of torch"
+        if path.suffix in (".pt", ".pth"):
+            _look_for_programs(path)
         if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            parse_json(path.read_bytes())
         if path.suffix == ".yaml" and (reason := _cut(path)) is not None:
             return f"cannot be read ({reason})"
-    except (OSError, ValueError, SafetensorError) as error:
+    except UnpicklingError:  # whose message tells how to read it nevertheless
+        return "holds more than tensors and numbers, and is not read: it could run programs"
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         return f"cannot be read ({' '.join(str(error).split())})"
     return None
+
+
+def _look_for_programs(path: Path) -> None:
+    """Read what torch has pickled, but for the tensors' content, as the trainer will: without running anything.
+
+    Raises:
+        UnpicklingError: there is something else in it than tensors, numbers, lists and the like.
+        RuntimeError: it is damaged.
+    """
+    with safe_globals():  # numpy's, for the state of its random generator
+        torch.load(path, weights_only=True, mmap=True, map_location="meta")

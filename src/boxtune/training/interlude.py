@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
+
+from boxtune.training.generators import Generators
 
 _NARROW = (torch.bfloat16, torch.float16)
 
@@ -25,19 +25,14 @@ def interlude(model: Any) -> Iterator[None]:
     Args:
         model: of transformers, or a PeftModel around it.
     """
-    python, arrays, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    generators = Generators()
     modules = list(model.modules())
     in_training = [module.training for module in modules]
     offsets = [(module, module.rope_deltas) for module in modules if "rope_deltas" in vars(module)]
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
-        torch.set_rng_state(cpu)
-        if gpus:
-            torch.cuda.set_rng_state_all(gpus)
+        generators.put_back()
         for module, training in zip(modules, in_training, strict=True):
             module.training = training
         for module, offset in offsets:

@@ -95,7 +95,13 @@ class TermMeans:
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
         self._usual: dict[str, torch.Tensor] = {}
+        self._before_step: dict[str, torch.Tensor] = {}
         self.num_steps = 0
+
+    def begin_step(self) -> None:
+        """What is added from here on belongs to the next step."""
+        self._before_step = dict(self._sums)
+        self.num_steps += 1
 
     def add(self, sums: Mapping[str, torch.Tensor], step_counts: Mapping[str, torch.Tensor]) -> None:
         """Note one batch's part of its step."""
@@ -105,13 +111,13 @@ class TermMeans:
             self._usual[name] = part
             self._sums[name] = self._sums[name] + part if name in self._sums else part
 
-    def restart(self) -> None:
-        """Forget what was added; the step in hand is done again."""
-        self._sums, self.num_steps = {}, 1
+    def forget_step(self) -> None:
+        """Take back what the step in hand has added; it is done again."""
+        self._sums = dict(self._before_step)
 
     def take(self) -> tuple[list[str], torch.Tensor]:
         """Names, and means `[terms]` of this process's batches (to be added up over processes); starts anew."""
         names = list(self._sums)
         means = torch.stack([self._sums[name] for name in names]) / max(1, self.num_steps) if names else torch.zeros(0)
-        self._sums, self.num_steps = {}, 0
+        self._sums, self._before_step, self.num_steps = {}, {}, 0
         return names, means

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from boxtune import processes
 from boxtune.config.checks import check_config
 from boxtune.config.load import to_yaml
 from boxtune.config.recipes import Recipe, find_recipe, stage_configs
@@ -21,7 +22,7 @@ from boxtune.console import say
 from boxtune.errors import ConfigError
 from boxtune.evaluation.metrics import Metrics
 from boxtune.evaluation.summary import print_metrics
-from boxtune.training import processes
+from boxtune.training.aside import write_text
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_checkpoint
 from boxtune.training.clock import RunClock
 from boxtune.training.damage import read_json
@@ -98,7 +99,7 @@ def run_recipe(name: str, config: Config, *, resume: bool = False, console: Cons
         )
     home = Path(config.output_dir)
     run_id = claim_recipe_dir(home, name, resume)
-    (home / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+    write_text(home / CONFIG_FILE, to_yaml(config))
     results: list[TrainResult] = []
     weights: str | None = None
     for number, stage_config in enumerate(stage_configs(config), start=1):

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from boxtune import processes
 from boxtune.config.load import flatten, load_config
 from boxtune.config.schema import Config
 from boxtune.errors import ConfigError, DataError, SaveError
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
-from boxtune.training import processes
+from boxtune.training.aside import discard_unfinished
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_checkpoint
 from boxtune.training.damage import check_whole
 
@@ -23,21 +24,27 @@ _FREE_KEYS = frozenset(
     {
         "output_dir",
         "model.device",
-        "model.attention",  # these three change how fast the same numbers come
+        "model.attention",  # these change how fast the same numbers come
         "model.speedups",
         "model.memory",
+        "model.vision_cache",
+        "model.vision_cache_gb",
         "data.path",  # a folder may be moved: its content is compared
         "data.format",
         "data.num_workers",
         *_LENGTH_KEYS,
         "trainer.save_steps",
         "trainer.save_total_limit",
+        "trainer.gradient_checkpointing",  # these two change how much memory the same numbers take
+        "trainer.oom",
     }
 )
 
 
 def claim_output_dir(output_dir: Path, resume: bool) -> Path | None:
     """Make the output folder ready; returns the checkpoint to go on from.
+
+    None, though it is a resumed run, where that was ended before its first checkpoint: it begins again.
 
     Raises:
         ConfigError: something is in it and the run is no resumed one, or there is nothing to resume, or it is damaged.
@@ -46,7 +53,7 @@ def claim_output_dir(output_dir: Path, resume: bool) -> Path | None:
     checkpoint = last_checkpoint(output_dir)
     if not processes.is_first():  # the first one asks, and may have begun to write
         return checkpoint if resume else None
-    if resume and checkpoint is None:
+    if resume and checkpoint is None and not (output_dir / RUN_FILE).is_file():
         raise ConfigError(
             f"Nothing to resume: {output_dir} holds no whole checkpoint. Start without --resume, in a new folder."
         )
@@ -56,9 +63,11 @@ def claim_output_dir(output_dir: Path, resume: bool) -> Path | None:
         raise ConfigError(f"{output_dir} is a file: choose another --output-dir.")
     try:
         if not resume and output_dir.exists() and any(output_dir.iterdir()):
-            go_on = ", or go on with the run in it by --resume" if checkpoint else ", nothing is written over"
+            begun = checkpoint is not None or (output_dir / RUN_FILE).is_file()
+            go_on = ", or go on with the run in it by --resume" if begun else ", nothing is written over"
             raise ConfigError(f"{output_dir} is not empty: choose another --output-dir{go_on}.")
         output_dir.mkdir(parents=True, exist_ok=True)
+        discard_unfinished(output_dir)
     except OSError as error:
         raise SaveError(f"{output_dir} cannot be made: {error.strerror}. Choose another --output-dir.") from None
     return checkpoint

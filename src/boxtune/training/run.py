@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from transformers import set_seed
 
+from boxtune import processes
 from boxtune.collators.batch import Collator
 from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import check_lengths, longest_answer
@@ -39,10 +40,12 @@ from boxtune.models.areas import (
     prepare_for_training,
     recompute_activations,
 )
+from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.models.contract import Contract, pixel_limits, set_pixel_limits
 from boxtune.models.load import LoadedModel, load_model
-from boxtune.training import auto, processes
-from boxtune.training.arguments import check_device
+from boxtune.training import auto
+from boxtune.training.arguments import check_device, check_oom
+from boxtune.training.aside import UNFINISHED, move_into, written_aside
 from boxtune.training.assembly import assemble
 from boxtune.training.callbacks.best import BestCallback
 from boxtune.training.callbacks.checkpoints import checkpoint_folder, write_run_files
@@ -50,6 +53,7 @@ from boxtune.training.callbacks.interrupt import InterruptCallback
 from boxtune.training.callbacks.progress import ProgressCallback
 from boxtune.training.clock import warms_up
 from boxtune.training.failures import explained
+from boxtune.training.features import check_cache_folder, open_features
 from boxtune.training.head import fit_head
 from boxtune.training.interlude import as_loaded
 from boxtune.training.preflight import changes, check_model, describe, show_first_samples
@@ -102,6 +106,10 @@ def train(
     config = _only_stage(config)
     output_dir = Path(config.output_dir)
     checkpoint = claim_output_dir(output_dir, resume)
+    if resume and checkpoint is None:
+        say(console, f"No checkpoint is in {output_dir} yet: the run begins at its first step.")
+    check_oom(config)
+    check_cache_folder(config)
     set_seed(config.trainer.seed)
     data = load_data(config, console)
     device = pick_device(config.model.device)
@@ -120,26 +128,29 @@ def train(
     for line in changes(asked, config):
         say(console, line)
     speed = speed_up(model, config, device)
-    say(console, str(speed))
+    kept_features, cache_line = open_features(config, model, loaded.processor, len(data.train), device)
+    say(console, f"{speed}\n{cache_line}")
     show_first_samples(collator, augmented(config, data.train), config.logging.first_samples, model, console)
-    record = run_record(data, contract, loaded.base, rows, stage) | {"speed": speed.record()}
+    how = speed.record() | {"vision_cache": None if kept_features is None else str(kept_features.cache.folder)}
+    record = run_record(data, contract, loaded.base, rows, stage) | {"speed": how}
     if checkpoint is not None:
         check_unchanged(checkpoint, config, record)
-    with _explained(output_dir):
+    home = output_dir if stage is None else output_dir.parent
+    with _explained(output_dir, home):
         write_run_files(output_dir, to_yaml(config), record)
     try:
-        assembled = assemble(config, model, loaded, data, collator, contract, record, console, speed)
+        assembled = assemble(config, model, loaded, data, collator, contract, record, console, speed, kept_features)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         if isinstance(error, BoxtuneError | torch.OutOfMemoryError):
             raise
         raise ConfigError(f"transformers refuses a setting of trainer or logging: {error}") from error
     trainer = assembled.trainer
-    _run(trainer, checkpoint, output_dir)
+    _run(trainer, checkpoint, output_dir, home)
     assembled.stability.raise_if_stopped()
     stopped_by = assembled.interrupt.received
     result = _result(trainer, output_dir, stopped_by)
     if stopped_by is not None:
-        name, home = signal.Signals(stopped_by).name, output_dir if stage is None else output_dir.parent
+        name = signal.Signals(stopped_by).name
         say(console, f"Stopped by {name}. Go on with: boxtune train --resume --output-dir {home}")
         return result
     _tell_of_lost_step(config, result.num_steps, console)
@@ -149,7 +160,15 @@ def train(
     if not config.evaluation.at_end or data.val is None or not processes.is_first():
         return result
     trained = dataclasses.replace(loaded, model=trainer.model, contract=contract, trained_here=True)
-    return dataclasses.replace(result, metrics=_evaluate_at_end(config, trained, data.val, result.losses, console))
+    try:
+        metrics = _evaluate_at_end(config, trained, data.val, result.losses, console)
+    except (KeyboardInterrupt, SystemExit):
+        say(
+            console,
+            f"The model is in {output_dir}; its evaluation was broken off: boxtune evaluate --model {output_dir}",
+        )
+        raise
+    return dataclasses.replace(result, metrics=metrics)
 
 
 def _only_stage(config: Config) -> Config:
@@ -276,10 +295,10 @@ def _quantized_base(config: Config, device: torch.device) -> dict[str, str] | No
     return {"method": "nf4", "dtype": str(auto.frozen_dtype(config, device)).removeprefix("torch.")}
 
 
-def _run(trainer: DetectionTrainer, checkpoint: Path | None, output_dir: Path) -> None:
+def _run(trainer: DetectionTrainer, checkpoint: Path | None, output_dir: Path, home: Path) -> None:
     trainer.remove_callback(_printer())
     try:
-        with _explained(output_dir):
+        with _explained(output_dir, home):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:  # signal handlers and the terminal are put back after an error too
         for callback in trainer.callback_handler.callbacks:
@@ -288,11 +307,11 @@ def _run(trainer: DetectionTrainer, checkpoint: Path | None, output_dir: Path) -
 
 
 @contextmanager
-def _explained(output_dir: Path) -> Iterator[None]:
+def _explained(output_dir: Path, home: Path | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        known = explained(error, output_dir)
+        known = explained(error, output_dir, home)
         if known is None or known is error:
             raise
         raise known from error
@@ -329,10 +348,14 @@ def _save_model(
     record: dict[str, Any],
     stage: StageMark | None,
 ) -> None:
-    with _explained(output_dir):
-        trainer.save_model(str(output_dir))
-        write_run_files(output_dir, config_yaml, record)
-        if stage is not None:
-            write_result(output_dir, stage)
-        if processes.is_first():
-            contract.save(output_dir)  # last: it says that the folder is whole
+    first, aside = processes.is_first(), output_dir / UNFINISHED / "model"
+    with _explained(output_dir), written_aside(output_dir, aside.name) if first else nullcontext():
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_model(str(aside))
+        trainer.accelerator.wait_for_everyone()
+        if first:
+            write_run_files(aside, config_yaml, record)
+            if stage is not None:
+                write_result(aside, stage)
+            contract.save(aside)
+            move_into(aside, output_dir, seal=CONTRACT_FILE)

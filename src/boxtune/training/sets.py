@@ -146,4 +146,4 @@ def augmented(config: Config, train_set: DetectionDataset) -> Sequence[Sample]:
         return train_set
     from boxtune.data.augmentation import AugmentedDataset, build_transform
 
-    return AugmentedDataset(train_set, build_transform(config.data.augment, config.data.flip))
+    return AugmentedDataset(train_set, build_transform(config.data.augment, config.data.flip), config.trainer.seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from boxtune import processes
 from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import sample_lengths, token_shares
 from boxtune.collators.packing import least_budget
@@ -22,7 +23,7 @@ from boxtune.models.frozen_vision import is_frozen
 from boxtune.models.load import LoadedModel
 from boxtune.models.padding import pad_vision_mlps, unpad_vision_mlps
 from boxtune.models.patch_product import convolve_patches, multiply_patches
-from boxtune.training import auto, processes
+from boxtune.training import auto
 from boxtune.training.memory import fit_memory, step_cost, will_be_held
 
 

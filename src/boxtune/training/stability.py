@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,25 @@ class Fault:
         return f"Step {self.step}: {what} not finite (images {ids}); {done}; rates: {rates}"
 
 
+@dataclass
+class StabilityState:
+    """What a run has learned of its faults, and keeps in its checkpoints.
+
+    Attributes:
+        lowered: group → what faults have left of its rate.
+        num_faults: so far.
+        num_in_row: without good steps in between.
+        num_good_in_row: good steps since the last fault.
+        num_good_since_change: good steps since a rate was lowered or raised.
+    """
+
+    lowered: dict[str, float]
+    num_faults: int = 0
+    num_in_row: int = 0
+    num_good_in_row: int = 0
+    num_good_since_change: int = 0
+
+
 class Stability:
     """Judges each step, and mends the model where one was bad. All processes come to the same judgement.
 
@@ -89,15 +108,35 @@ class Stability:
         self.output_dir, self.say, self.resting = output_dir, say, resting
         parameters = [parameter for members in groups.values() for parameter in members]
         self.snapshot = None if snapshot_steps is None or not parameters else Snapshot(parameters)
-        self.lowered = dict.fromkeys(groups, 1.0)
-        self.num_faults = self.num_in_row = 0
+        self.state = StabilityState(dict.fromkeys(groups, 1.0))
         self.last: Fault | None = None
         self.stopped = False
-        self._good_in_row = self.num_good_since_change = 0
         self._losses: list[tuple[torch.Tensor, Sequence[str]]] = []  # of the step in hand: not finite?, its samples
         self._text_is_bad: list[torch.Tensor] = []
         self._usual_loss: torch.Tensor | None = None
         self._ids: tuple[str, ...] = ()  # of the last step, here
+
+    @property
+    def lowered(self) -> dict[str, float]:
+        """Group → what faults have left of its rate; one object for the whole run."""
+        return self.state.lowered
+
+    @property
+    def num_faults(self) -> int:
+        """So far."""
+        return self.state.num_faults
+
+    def take_up(self, saved: Mapping[str, Any]) -> None:
+        """Go on with what a checkpoint keeps; a row of faults that ended its run is over.
+
+        Args:
+            saved: fields of `StabilityState`; an earlier boxtune kept some.
+        """
+        known = dataclasses.asdict(self.state) | {name: saved[name] for name in vars(self.state) if name in saved}
+        self.lowered.update(known.pop("lowered"))
+        self.state = StabilityState(self.lowered, **known)
+        if self.state.num_in_row >= self.settings.stop_after:
+            self.state.num_in_row = self.state.num_good_in_row = 0
 
     # ---- the step in hand --------------------------------------------------------------------------------------------
 
@@ -119,6 +158,10 @@ class Stability:
     def note_text(self, text_loss: torch.Tensor) -> None:
         """Of each batch, the part of its loss that is not the head's: where that is finite, the head is to blame."""
         self._text_is_bad.append(~text_loss.detach().isfinite())
+
+    def forget_step(self) -> None:
+        """What was noted of the step in hand; it is done again, or never."""
+        self._losses, self._text_is_bad = [], []
 
     def judge(self, optimizer: Any, step: int) -> bool:
         """After the last batch of a step, before its gradients are clipped: whether the step may be taken.
@@ -163,12 +206,12 @@ class Stability:
 
     def take_snapshot(self, optimizer: Any, step: int) -> None:
         """Of weights that `verify` has seen."""
-        if self.snapshot is not None and self.num_in_row == 0:
+        if self.snapshot is not None and self.state.num_in_row == 0:
             self.snapshot.take(optimizer, step)
 
     def end(self, optimizer: Any) -> None:
         """The last step was taken: a run in the middle of a row of faults has come to nothing that can be relied on."""
-        if self.num_in_row > 1 and not self.stopped:
+        if self.state.num_in_row > 1 and not self.stopped:
             self.stopped = True
             if self.snapshot is not None and self.snapshot.step is not None:
                 self.snapshot.restore(optimizer)
@@ -194,34 +237,36 @@ class Stability:
         damaged: Sequence[str] | None = None,
     ) -> None:
         """Put the weights back where that must be, lower rates, write it down."""
-        self.num_in_row, self.num_faults = self.num_in_row + 1, self.num_faults + 1
-        self._good_in_row = self.num_good_since_change = 0
+        state = self.state
+        state.num_in_row, state.num_faults = state.num_in_row + 1, state.num_faults + 1
+        state.num_good_in_row = state.num_good_since_change = 0
         damaged = self._damaged(optimizer) if damaged is None else damaged
         if damaged:
             kind, groups = "weights", damaged
         returned_to = None
-        if self.snapshot is not None and self.snapshot.step is not None and (damaged or self.num_in_row > 1):
+        if self.snapshot is not None and self.snapshot.step is not None and (damaged or state.num_in_row > 1):
             self.snapshot.restore(optimizer)
             returned_to = self.snapshot.step
         for group in groups:
             self.lowered[group] *= self.settings.rate_factor
         factors = {group: self.lowered[group] for group in groups}
         ids = _gathered(tuple(suspects), self._ids)
-        self.last = Fault(step, kind, tuple(groups), ids, returned_to, factors, self.num_in_row)
+        self.last = Fault(step, kind, tuple(groups), ids, returned_to, factors, state.num_in_row)
         self._write_down(self.last)
         self.say(str(self.last))
         if not self.groups or (damaged and returned_to is None):
             raise ConfigError(self._advice("nothing is left to go back to in this run"))
-        self.stopped = self.num_in_row >= self.settings.stop_after
+        self.stopped = state.num_in_row >= self.settings.stop_after
 
     def _note_good(self) -> None:
-        self._good_in_row += 1
-        self.num_good_since_change += 1
-        if self._good_in_row >= _GOOD_STEPS_APART:
-            self.num_in_row = 0
+        state = self.state
+        state.num_good_in_row += 1
+        state.num_good_since_change += 1
+        if state.num_good_in_row >= _GOOD_STEPS_APART:
+            state.num_in_row = 0
         patience = self.settings.recover_steps
-        if patience is not None and self.num_good_since_change >= patience:
-            self.num_good_since_change = 0
+        if patience is not None and state.num_good_since_change >= patience:
+            state.num_good_since_change = 0
             self.lowered.update({g: min(1.0, f / self.settings.rate_factor) for g, f in self.lowered.items()})
 
     def _learning(self, text_is_bad: torch.Tensor) -> list[str]:

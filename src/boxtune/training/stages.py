@@ -14,6 +14,7 @@ from boxtune.errors import ConfigError, ModelError
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.models.fingerprint import weights_fingerprint
 from boxtune.models.places import RECIPE_FILE
+from boxtune.training.aside import write_text
 from boxtune.training.callbacks.checkpoints import RUN_FILE, last_checkpoint
 from boxtune.training.resume import claim_output_dir
 
@@ -58,7 +59,7 @@ def claim_recipe_dir(folder: Path, recipe: str, resume: bool) -> str:
         )
     claim_output_dir(folder, resume=False)
     run_id = uuid.uuid4().hex
-    path.write_text(json.dumps({"recipe": recipe, "run_id": run_id}, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({"recipe": recipe, "run_id": run_id}, indent=2) + "\n")
     return run_id
 
 

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
-from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedModel, Trainer
+from accelerate.utils import FullyShardedDataParallelPlugin, broadcast_object_list, parse_flag_from_env
+from transformers import PreTrainedModel
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from boxtune.collators.packing import PackedSampler
 from boxtune.losses import language
 from boxtune.models.compile import is_compile_error, release_blocks, uncompiled
-from boxtune.models.detection_head.attached import detached
+from boxtune.models.detection_head.attached import detached, split_state
 from boxtune.models.detection_head.saving import load_head, save_head
 from boxtune.models.frozen_vision import frozen_features
+from boxtune.training import sharding, zero
+from boxtune.training.callbacks.epochs import EpochCallback
+from boxtune.training.callbacks.interrupt import InterruptCallback, LookEnded
+from boxtune.training.callbacks.parts import PartsCallback, release_memory
 from boxtune.training.clock import RunClock
+from boxtune.training.durable import DurableTrainer, leave_signals
+from boxtune.training.failures import is_out_of_memory
+from boxtune.training.features import RunFeatures
 from boxtune.training.objective import LANGUAGE, Objective, TermMeans
 from boxtune.training.rates import Rates
 from boxtune.training.speed import Speed, slow_down
@@ -30,7 +39,7 @@ from boxtune.training.stability import Stability, naming_operations
 from boxtune.training.watch import Watch
 
 
-class DetectionTrainer(Trainer):
+class DetectionTrainer(DurableTrainer):
     """One step: the model runs once, each term of the loss is a sum over the step's targets divided by their number.
 
     The number is that of the whole step, over accumulated batches and all processes, so neither batching changes the
@@ -49,31 +58,54 @@ class DetectionTrainer(Trainer):
         speed: Speed | None = None,
         packing: PackedSampler | None = None,
         objective: Objective | None = None,
+        kept_features: RunFeatures | None = None,
+        interrupt: InterruptCallback | None = None,
+        parts: PartsCallback | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, interrupt=interrupt, **kwargs)
         self.clock = clock
         self.objective: Objective = objective or Objective()
         self.terms = TermMeans()
         self.rates, self.stability = rates, stability
         self.speed = speed
         self.packing = packing
+        self.kept_features = kept_features
         self.watch: Watch | None = None
         self.say: Callable[[str], None] = lambda _: None
+        self.parts = parts or PartsCallback()
+        self._step_in_hand: list[Any] = []  # its batches so far
         self.waited_seconds = 0.0  # for data, since the last log
         self._logged_at = time.perf_counter()
         self._compiles = speed is not None and bool(speed.compiled)  # and no step has shown yet that it works
         self.add_callback(clock)
+        self.add_callback(EpochCallback(self.train_dataset))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def create_accelerator_and_postprocess(self) -> None:
+        """As `Trainer.create_accelerator_and_postprocess`; FSDP also on a CPU."""
+        super().create_accelerator_and_postprocess()
+        asked = self.args.fsdp_plugin_args
+        if asked is None and not self.is_fsdp_enabled and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+            return
+        sharding.settle(self.accelerator, None if asked is None else FullyShardedDataParallelPlugin(**asked))
+        self.is_fsdp_enabled = True
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """As `Trainer.train`; afterwards the model is as it was but for its weights."""
         self._logged_at = time.perf_counter()
+        if resume_from_checkpoint is not None and self.is_fsdp_enabled:  # while each process still has all weights
+            self.take_weights(Path(resume_from_checkpoint))
         try:
-            return super().train(*args, **kwargs)
+            output = super().train(resume_from_checkpoint, **kwargs)
         finally:
+            if self.kept_features is not None:
+                self.kept_features.close()
             self.rates.phases.release()
             if self.speed is not None:
                 slow_down(self.model)
+        if self.kept_features is not None:
+            self.say(self.kept_features.report(self._sum_over_processes))
+        return output
 
     def get_train_dataloader(self) -> Any:
         """Rows within a budget of tokens where there is one; a fixed number of images otherwise."""
@@ -89,6 +121,7 @@ class DetectionTrainer(Trainer):
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=partial(leave_signals, None),
             _non_blocking=True,
         )
 
@@ -101,7 +134,8 @@ class DetectionTrainer(Trainer):
         began = time.perf_counter()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.waited_seconds += time.perf_counter() - began
-        self.terms.num_steps += 1
+        self.terms.begin_step()
+        self._step_in_hand = []
         return batches, self._step_counts([batch["targets"] for batch in batches], device)
 
     def _step_counts(self, targets: Sequence[Any], device: torch.device) -> dict[str, torch.Tensor]:
@@ -109,8 +143,12 @@ class DetectionTrainer(Trainer):
         if not counts:
             return {}
         sums = torch.tensor([sum(int(one[name]) for one in counts) for name in counts[0]])
-        own = sums.to(device, non_blocking=True)  # else the step before would be waited for
-        return dict(zip(counts[0], self.accelerator.reduce(own, "sum"), strict=True))
+        return dict(zip(counts[0], self._sum_over_processes(sums, device), strict=True))
+
+    def _sum_over_processes(self, own: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+        own = own.to(device or self.args.device, non_blocking=True)  # else the step before would be waited for
+        summed: torch.Tensor = self.accelerator.reduce(own, "sum")
+        return summed
 
     def compute_loss(
         self,
@@ -123,7 +161,13 @@ class DetectionTrainer(Trainer):
         targets, forward = inputs["targets"], inputs["inputs"]
         counts = num_items_in_batch or self._step_counts([targets], self.args.device)
         with self.objective.watching(self.model) as features:
-            if self.speed is not None and self.speed.frozen_vision and "pixel_values" in forward:
+            if "vision" in inputs:
+                assert self.kept_features is not None  # its data set names the pictures
+                with self.accelerator.autocast():
+                    forward, vision = self.kept_features.join(self.model, forward, inputs["vision"])
+                if features is not None:  # a tower that is not run tells a head nothing
+                    features.vision = vision
+            elif self.speed is not None and self.speed.frozen_vision and "pixel_values" in forward:
                 with self.accelerator.autocast():
                     forward = frozen_features(self.model, forward)
             options = language.forward_options(targets) if self.speed is None or self.speed.label_logits else {}
@@ -139,17 +183,51 @@ class DetectionTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """As `Trainer.training_step`; the gradients of a step are looked at once the last of its batches was there."""
-        sample_ids = inputs["targets"]["sample_ids"]
-        with naming_operations(self.stability, self.state.global_step + 1, sample_ids):
-            loss = self._compiled_step(model, inputs, num_items_in_batch)
-        if self.stability is not None:
-            loss = self.stability.note(loss, sample_ids)
+        """As `Trainer.training_step`; the gradients of a step are looked at once the last of its batches was there.
+
+        Raises:
+            RunError: memory ran out, and smaller parts are no way out.
+        """
+        self._step_in_hand.append(inputs)
+        todo = [inputs]
+        while True:
+            try:
+                losses = [self._batch_loss(model, batch, num_items_in_batch) for batch in todo]
+                break
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.parts.halve(self.state.global_step + 1, error)
+            release_memory()
+            model.zero_grad()
+            self.forget_step()
+            todo = self._step_in_hand
         if self.accelerator.sync_gradients:
             self.rates.phases.drop_gradients()
             if self.stability is not None:
                 self.stability.judge(self.optimizer, self.state.global_step + 1)
-        return loss
+        return losses[-1]
+
+    def _batch_loss(self, model: Any, batch: Any, counts: Any) -> torch.Tensor:
+        """Of a batch in as many parts as memory wants."""
+        losses = []
+        for part in self.parts.of(batch):
+            sample_ids = part["targets"]["sample_ids"]
+            with naming_operations(self.stability, self.state.global_step + 1, sample_ids):
+                loss = self._compiled_step(model, part, counts)
+            losses.append(loss if self.stability is None else self.stability.note(loss, sample_ids))
+        return torch.stack(losses).sum()
+
+    def forget_step(self) -> None:
+        """Take back what the step in hand has left behind so far, but for its gradients."""
+        self.terms.forget_step()
+        if self.stability is not None:
+            self.stability.forget_step()
+
+    def verify_weights(self) -> None:
+        """See `Stability.verify`."""
+        if self.stability is not None:
+            self.stability.verify(self.optimizer, self.state.global_step)
 
     def _compiled_step(self, model: Any, inputs: Any, num_items_in_batch: Any) -> torch.Tensor:
         """Where the blocks do not compile, the first step is done again without."""
@@ -164,7 +242,7 @@ class DetectionTrainer(Trainer):
             reason = " ".join(str(error).split("\n")[:2])  # who failed, and why
             self.say(f"Blocks run uncompiled: compiling them failed ({type(error).__name__}: {reason[:200]}).")
             model.zero_grad()  # of a backward pass that came halfway
-            self.terms.restart()
+            self.forget_step()
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._compiles = False
         return loss
@@ -193,18 +271,58 @@ class DetectionTrainer(Trainer):
         if self.watch is None:
             return super().evaluate(*args, **kwargs)
         with self.clock.standing_still(), uncompiled():
-            looked = [self.watch.look(self.model) if self.is_world_process_zero() else {}]
-            figures: dict[str, float] = broadcast_object_list(looked)[0]
+            looked = [self._look(self.watch) if self.is_world_process_zero() else None]
+            figures: dict[str, float] | None = broadcast_object_list(looked)[0]
+        if figures is None:  # a signal came
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
         self.log(dict(figures))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
 
+    def _look(self, watch: Watch) -> dict[str, float] | None:
+        try:
+            return watch.look(self.model)
+        except LookEnded:
+            return None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`; divided weights are put together, and written as one process writes them."""
+        only_trained = hasattr(self.model, "peft_config")
+        if self.is_fsdp_enabled:
+            self._save(output_dir, sharding.whole_weights(self.model, only_trained=only_trained))
+        elif self.is_deepspeed_enabled:
+            self._save(output_dir, zero.whole_weights(self.model_wrapped, only_trained=only_trained))
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Weights as transformers or PEFT write them, and those of a detection head beside them."""
-        with detached(self.model) as head:
-            super()._save(output_dir, state_dict)
+        own, of_head = (None, None) if state_dict is None else split_state(state_dict)
+        with detached(self.model) as head, sharding.of_own_class(self.model):
+            super()._save(output_dir, own)
         if head is not None and self.args.should_save:
-            save_head(head, Path(output_dir or self.args.output_dir or ""))
+            save_head(head, Path(output_dir or self.args.output_dir or ""), of_head)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As `Trainer._save_optimizer_and_scheduler`; a divided state is put together."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.lr_scheduler is not None
+        state = sharding.whole_optimizer_state(self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As `Trainer._load_optimizer_and_scheduler`; each process takes its part."""
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        assert self.lr_scheduler is not None
+        sharding.load_whole_optimizer_state(self.optimizer, Path(checkpoint) / OPTIMIZER_NAME)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def take_weights(self, checkpoint: Path) -> None:
         """Put the weights of a checkpoint into the model; optimizer and schedule stay as they are."""
@@ -218,6 +336,8 @@ class DetectionTrainer(Trainer):
         nothing is said at error level, and the run would go on with the base model's weights.
         """
         model = self.model if model is None else model
+        if sharding.is_sharded(model):
+            return  # `train` has done it before
         with detached(model) as head:
             if isinstance(model, PreTrainedModel):
                 saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32, use_safetensors=True)

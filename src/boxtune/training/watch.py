@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -45,6 +47,7 @@ class Watch:
         self.loaded, self.samples, self.batch_size, self.console = loaded, samples, batch_size, console
         self.last: Evaluation | None = None
         self.seconds_spent = self.last_seconds = 0.0
+        self.looking: Callable[[], AbstractContextManager[None]] = nullcontext  # what may end a look stands around it
 
     def look(self, model: Any) -> dict[str, float]:
         """Figures under the names of `Metrics`, those that there are, each after `eval_`; also `eval_seconds`.
@@ -56,7 +59,7 @@ class Watch:
             ModelError: not even one image fits into memory.
         """
         began = time.monotonic()
-        with interlude(model), as_loaded(model):
+        with interlude(model), as_loaded(model), self.looking():
             self.last = self._evaluate(dataclasses.replace(self.loaded, model=model, trained_here=True))
         self.last_seconds = time.monotonic() - began
         self.seconds_spent += self.last_seconds

@@ -22,6 +22,7 @@ from boxtune.data.formats.written import Written
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord, declared_size
 from boxtune.data.splits import UNSPLIT, in_order, split_in_name
 from boxtune.detections import xyxy_to_xywh
+from boxtune.documents import DocumentError, parse_json
 from boxtune.errors import DataError
 
 LOOKED_FOR = "COCO: train.json, annotations/instances_train*.json or train/_annotations.coco.json"
@@ -188,8 +189,8 @@ def _state(path: Path, split: str | None, *, in_its_folder: bool = False) -> _St
         return None
     content = path.read_bytes()
     try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError):
+        parsed = parse_json(content)
+    except DocumentError:
         if is_own or num_keys:
             return "damaged"
         return None if content.strip() else "doubtful"
@@ -209,11 +210,12 @@ def _num_keys(path: Path) -> int:
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
-    if not path.read_bytes().strip():
+    text = path.read_bytes()
+    if not text.strip():
         raise DataError(f"'{path}' is empty. Write it again, or remove it.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except DocumentError as error:
         raise DataError(f"'{path}' is no JSON file, or is cut off ({error}). Write it again, or remove it.") from error
     for key in _KEYS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):

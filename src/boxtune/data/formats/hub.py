@@ -15,6 +15,7 @@ Images stay undecoded; they are probed and opened from their bytes.
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from boxtune.data.formats.place import Place
+from boxtune import hub
+from boxtune.data.formats.place import Place, leads_out
 from boxtune.data.formats.state import state_of_file
 from boxtune.data.images import open_upright_rgb
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, declared_size
@@ -48,25 +50,46 @@ _CLASS_COLUMNS = ("category_name", "category", "categories", "label", "labels", 
 
 @dataclass(frozen=True)
 class RowImage:
-    """The image of one row; bytes are read from the table when they are asked for."""
+    """The image of one row; bytes are read from the table when they are asked for.
+
+    Attributes:
+        rows: the table, with the column `image`.
+        index: number of the row.
+        called: what to call it in an error message.
+        homes: folders in which a file may lie that the row names instead of holding bytes; relative names start from
+            the first.
+    """
 
     rows: datasets.Dataset
     index: int
     called: str
+    homes: tuple[Path, ...] = ()
 
     def read(self) -> bytes:
         """The bytes of the image file.
 
         Raises:
-            DataError: the row has no image.
+            DataError: the row has no image, or names a file that lies elsewhere.
         """
         value = self.rows[self.index]["image"]
         content = value.get("bytes") if isinstance(value, dict) else value
-        if content is None and isinstance(value, dict) and value.get("path") and Path(value["path"]).is_file():
-            content = Path(value["path"]).read_bytes()
+        if content is None and isinstance(value, dict) and value.get("path"):
+            content = self._read_file(str(value["path"]))
         if not isinstance(content, bytes):
             raise DataError(f"Image {self.called} is missing: the row holds no bytes. Remove the row or add its image.")
         return content
+
+    def _read_file(self, name: str) -> bytes | None:
+        places = [home / name for home in self.homes]
+        found = next((place for place in places if os.path.isfile(place)), None)  # noqa: PTH113  a name may hold a NUL
+        if found is None:
+            return None
+        if all(leads_out(found, home) for home in self.homes):
+            raise DataError(
+                f"Image {self.called} names the file '{name}', which is no part of the data set. Put its bytes into "
+                "the row, or the file beside the table."
+            )
+        return found.read_bytes()
 
     def load(self) -> Image.Image:
         """The upright image in mode RGB."""
@@ -76,9 +99,10 @@ class RowImage:
 @dataclass(frozen=True)
 class _RowImages:
     rows: datasets.Dataset
+    homes: tuple[Path, ...]
 
     def __call__(self, number: str, source: str) -> RowImage:
-        return RowImage(self.rows, int(number), source)
+        return RowImage(self.rows, int(number), source, self.homes)
 
 
 @dataclass(frozen=True)
@@ -107,7 +131,7 @@ def read_split(place: Place, split: str) -> Reading:
         DataError: the data set cannot be loaded, or its columns are not those of a detection data set.
     """
     rows = _load(place, _own_split_names(place)[split])
-    return read_rows(rows, place.options, place.spec, split)
+    return _read_rows(rows, place, split)
 
 
 def state(place: Place, split: str) -> Iterator[str]:
@@ -122,17 +146,23 @@ def images_of(place: Place, split: str) -> Callable[[str, str], RowImage]:
     Raises:
         DataError: the data set cannot be loaded.
     """
-    return _RowImages(_undecoded(_load(place, _own_split_names(place)[split]).select_columns(["image"])))
+    rows = _undecoded(_load(place, _own_split_names(place)[split]).select_columns(["image"]))
+    return _RowImages(rows, _homes(place))
 
 
-def read_rows(rows: datasets.Dataset, options: dict[str, str], spec: str, split: str) -> Reading:
-    """All rows of a loaded `datasets.Dataset` with their boxes; `options` as after the `?` of a spec.
+def _homes(place: Place) -> tuple[Path, ...]:
+    """Where files may lie that rows name: beside the table, or where `datasets` keeps what it has fetched."""
+    if place.path is not None:
+        return (place.path if place.path.is_dir() else place.path.parent,)
+    import datasets
+    import huggingface_hub
 
-    Raises:
-        DataError: the columns are not those of a detection data set, or an option is wrong.
-    """
-    schema = _schema(rows, options, spec)
-    images = _undecoded(rows.select_columns(["image"]))
+    return Path(datasets.config.HF_DATASETS_CACHE), Path(huggingface_hub.constants.HF_HUB_CACHE)
+
+
+def _read_rows(rows: datasets.Dataset, place: Place, split: str) -> Reading:
+    schema = _schema(rows, place.options, place.spec)
+    images = _RowImages(_undecoded(rows.select_columns(["image"])), _homes(place))
     others = rows.select_columns([name for name in _READ_COLUMNS if name in rows.column_names])
     drafts = (_draft(row, images, index, split, schema) for index, row in enumerate(others))
     note = f"Boxes were read as {schema.box_form}; say ?boxes={'|'.join(_BOX_FORMS)} if they are something else."
@@ -163,6 +193,7 @@ def _own_split_names(place: Place) -> dict[str, str]:
         return {split: split for split in _local_splits(place.path)}
     import datasets
 
+    _check_network(place)
     with _Loading(place):
         own = datasets.get_dataset_split_names(str(place.hub_id), place.options.get("config"), **_revision(place))
     return {canonical_split(name): name for name in own}
@@ -179,6 +210,26 @@ def _load(place: Place, split: str) -> datasets.Dataset:
 
 def _revision(place: Place) -> dict[str, str]:
     return {"revision": place.options["revision"]} if "revision" in place.options else {}
+
+
+def _check_network(place: Place) -> None:
+    """`datasets` takes what it fetched before, but asks the hub for minutes first.
+
+    Raises:
+        DataError: it can neither be fetched nor taken.
+    """
+    import datasets
+
+    if hub.answers():
+        return
+    datasets.config.HF_HUB_OFFLINE = True
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / str(place.hub_id).replace("/", "___")
+    if not cached.is_dir():
+        raise DataError(
+            f"Data set '{place.spec}' cannot be loaded: it is no folder here, the hub cannot be reached, nor is it in the "
+            f"cache here. Where there is a network `hf download {place.hub_id} --repo-type dataset` fetches it and names a "
+            "folder: copy that here, and give it as the data."
+        )
 
 
 class _Loading:
@@ -216,6 +267,12 @@ def _schema(rows: datasets.Dataset, options: dict[str, str], spec: str) -> _Sche
     for column in ("image", "objects"):
         if column not in columns:
             raise DataError(f"Data set '{spec}' has no column '{column}'; it has {', '.join(sorted(columns))}.")
+    for column in ("image", *_READ_COLUMNS):
+        if column in columns and not _is_plain(rows.features[column], or_image=column == "image"):
+            raise DataError(
+                f"Data set '{spec}': '{column}' holds what `datasets` would fetch or decode, not just numbers and "
+                "text. Write the column again as plain values."
+            )
     fields = _fields(rows.features["objects"])
     classes = next((name for name in _CLASS_COLUMNS if name in fields), None)
     if "bbox" not in fields or classes is None:
@@ -255,6 +312,22 @@ def _inner(feature: Any) -> Any:
     return feature[0] if isinstance(feature, list) else feature
 
 
+def _is_plain(feature: Any, *, or_image: bool = False) -> bool:
+    """Whether reading a column gives what stands in it; pictures, sounds and documents are decoded from where they lie,
+    which may be any file or address.
+    """
+    import datasets
+
+    if or_image and isinstance(feature, datasets.Image):
+        return True
+    if isinstance(feature, dict):
+        return all(map(_is_plain, feature.values()))
+    if isinstance(feature, list):
+        return all(map(_is_plain, feature))
+    inner = getattr(feature, "feature", None)
+    return isinstance(feature, datasets.Value | datasets.ClassLabel) if inner is None else _is_plain(inner)
+
+
 def _class_names(feature: Any, said: str | None, column: str, spec: str) -> tuple[str, ...] | None:
     if getattr(feature, "names", None):
         return tuple(feature.names)
@@ -267,13 +340,13 @@ def _class_names(feature: Any, said: str | None, column: str, spec: str) -> tupl
     )
 
 
-def _draft(row: dict[str, Any], images: datasets.Dataset, index: int, split: str, schema: _Schema) -> Draft:
+def _draft(row: dict[str, Any], images: _RowImages, index: int, split: str, schema: _Schema) -> Draft:
     source = f"{split}, row {index}"
     image_id = row.get("image_id")
     _, relative = _BOX_FORMS[schema.box_form]
     draft = Draft(
         str(index if image_id is None else image_id),
-        RowImage(images, index, source),
+        images(str(index), source),
         source,
         declared_hw=declared_size(row.get("height"), row.get("width")),
         relative=relative,

@@ -24,6 +24,7 @@ from boxtune.data.formats.state import state_of_file
 from boxtune.data.formats.written import Written
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, declared_size
 from boxtune.data.splits import UNSPLIT, in_order, split_in_name
+from boxtune.documents import DocumentError, parse_json
 from boxtune.errors import DataError
 
 LOOKED_FOR = "JSONL: train.jsonl, val.jsonl"
@@ -106,8 +107,8 @@ def _draft(line: bytes, path: Path, source: str) -> Draft:
 
 def _row(line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line)
+    except DocumentError as error:
         raise BadRecordError(f"the line is no JSON ({error}). Mend or remove it.") from error
     if not isinstance(row, dict):
         raise BadRecordError("the line is no JSON object {…}. Mend or remove it.")

@@ -95,6 +95,12 @@ def find_image(folders: Sequence[Path], name: object, root: Path) -> Path:
     return Path(next(found, nearest_place))
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path is neither the folder nor in it, judged by the names alone as in `find_image`."""
+    inside = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118  resolve() would follow links
+    return not _is_inside(str(path), inside)
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a list of names, without those that are empty.
 
@@ -110,4 +116,5 @@ def read_lines(path: Path) -> list[str]:
 
 def _is_inside(path: str, root: str) -> bool:
     """Judged by the names alone: a linked image folder is the user's own wish. `root` ends in a separator."""
-    return os.path.normcase(os.path.abspath(path)).startswith(os.path.normcase(root))  # noqa: PTH100
+    whole = os.path.normcase(os.path.abspath(path))  # noqa: PTH100
+    return os.path.join(whole, "").startswith(os.path.normcase(root))  # noqa: PTH118

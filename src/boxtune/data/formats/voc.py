@@ -157,7 +157,7 @@ def _image(tree: ET.Element, path: Path, root: Path) -> Path:
         if image.is_file():
             return image
     missing = folders[1] if folders[1].is_dir() else path.parent
-    return missing / wanted[0]
+    return find_image([missing], wanted[0], root)
 
 
 def _box(element: ET.Element, source: str) -> DraftBox:

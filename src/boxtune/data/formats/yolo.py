@@ -3,6 +3,9 @@
 A line is `class x_centre y_centre width height`, in fractions of the upright image; a line with more numbers is a
 polygon and becomes its bounding box. The labels of `…/images/train/a.jpg` are in `…/labels/train/a.txt`; without that
 file the image has no objects.
+
+A folder is read as a set of its own, whose `data.yaml` may not lead out of it. Where the YAML file itself is named, it
+is the user's own description and may lead anywhere.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ from typing import Any
 
 import yaml
 
-from boxtune.data.formats.place import Place, find_image, read_lines
+from boxtune.data.formats.place import Place, find_image, leads_out, read_lines
 from boxtune.data.formats.state import files_below, state_of_file, state_of_files
 from boxtune.data.formats.written import Written
 from boxtune.data.images import IMAGE_SUFFIXES
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord
 from boxtune.data.splits import canonical_split, in_order
 from boxtune.detections import xyxy_to_cxcywh
+from boxtune.documents import DocumentError, parse_yaml
 from boxtune.errors import DataError
 
 LOOKED_FOR = "YOLO: data.yaml with train, val and names"
@@ -54,8 +58,8 @@ def read_split(place: Place, split: str) -> Reading:
     """
     yaml_path, content = _load(place.local)
     names = _class_names(content, yaml_path)
-    root = _root(content, yaml_path)
-    entries = _entries_of_split(content, yaml_path, split)
+    root = _root(content, yaml_path, place.local)
+    entries = _entries_of_split(content, yaml_path, split, place.local)
     lost: list[SkippedRecord] = []
     drafts = (draft for entry in entries for draft in _read_entry(entry, root, names, lost))
     return Reading(drafts, tuple(dict.fromkeys(names.values())), lost)
@@ -68,9 +72,9 @@ def state(place: Place, split: str) -> Iterator[str]:
         DataError: as `read_split`.
     """
     yaml_path, content = _load(place.local)
-    root = _root(content, yaml_path)
+    root = _root(content, yaml_path, place.local)
     yield state_of_file(yaml_path)
-    for entry in _entries_of_split(content, yaml_path, split):
+    for entry in _entries_of_split(content, yaml_path, split, place.local):
         if entry.is_file():
             yield state_of_file(entry)
             listed = (draft.source for draft in _listed_drafts(entry, root, {}, [], with_boxes=False))
@@ -119,10 +123,10 @@ def _load(path: Path) -> tuple[Path, dict[str, Any]]:
     if yaml_path is None:
         raise DataError(f"'{path}' holds no data.yaml with the keys train, val and names. Write one.")
     try:
-        content = yaml.safe_load(yaml_path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = parse_yaml(yaml_path.read_bytes())
+    except DocumentError as error:
         raise DataError(
-            f"'{yaml_path}' is no YAML file, or is cut off ({' '.join(str(error).split())}). Mend it or write it again."
+            f"'{yaml_path}' is no YAML file, or is cut off ({error}). Mend it or write it again."
         ) from error
     if not isinstance(content, dict):
         raise DataError(f"'{yaml_path}' must hold keys such as train, val and names. Write it again.")
@@ -154,30 +158,46 @@ def _class_names(content: dict[str, Any], path: Path) -> dict[int, str]:
     return {index: str(names[index]) for index in sorted(names)}
 
 
-def _root(content: dict[str, Any], yaml_path: Path) -> Path:
+def _root(content: dict[str, Any], yaml_path: Path, named: Path) -> Path:
     """The folder that entries start from: `path`, absolute or from the YAML's folder, or that folder itself.
 
-    The last also where `path` leads nowhere: trainers write there where the set lay on their own machine.
+    The last also where `path` leads nowhere: trainers write there where the set lay on their own machine. `named` is
+    what the user gave, the folder or the file.
     """
     root = yaml_path.parent / str(content.get("path") or ".")
-    return root if root.is_dir() else yaml_path.parent
+    if not root.is_dir():
+        return yaml_path.parent
+    _refuse_leaving(root, yaml_path, "path", named)
+    return root
 
 
-def _locate(root: Path, item: Any, yaml_path: Path, key: str) -> Path:
+def _refuse_leaving(place: Path, yaml_path: Path, key: str, named: Path) -> None:
+    if named.is_dir() and leads_out(place, named):
+        raise DataError(
+            f"'{yaml_path}': {key} leads out of '{named}', to '{place}'. If you trust it, name the file itself and not "
+            f"its folder: --data {yaml_path}."
+        )
+
+
+def _locate(root: Path, item: Any, yaml_path: Path, key: str, named: Path) -> Path:
     if not isinstance(item, str):
         raise DataError(f"'{yaml_path}': {key} is {item!r}, not a folder, a list of folders or a .txt file.")
     # Roboflow writes ../train/images for the folder train/images beside the YAML.
-    for candidate in (root / item, yaml_path.parent / item, yaml_path.parent / item.removeprefix("../")):
-        if candidate.exists():
-            return candidate
+    candidates = (root / item, yaml_path.parent / item, yaml_path.parent / item.removeprefix("../"))
+    found = [candidate for candidate in candidates if candidate.exists()]
+    if found:
+        inside = [candidate for candidate in found if not leads_out(candidate, named)]
+        chosen = inside[0] if inside and named.is_dir() else found[0]
+        _refuse_leaving(chosen, yaml_path, key, named)
+        return chosen
     raise DataError(f"'{yaml_path}': {key} leads to '{root / item}', which does not exist. Mend {key} or path.")
 
 
-def _entries_of_split(content: dict[str, Any], yaml_path: Path, split: str) -> list[Path]:
+def _entries_of_split(content: dict[str, Any], yaml_path: Path, split: str, named: Path) -> list[Path]:
     """Folders of images, or lists of them, that a split consists of."""
-    root = _root(content, yaml_path)
+    root = _root(content, yaml_path, named)
     return [
-        _locate(root, item, yaml_path, key)
+        _locate(root, item, yaml_path, key, named)
         for key, entry in _split_entries(content, yaml_path).items()
         if canonical_split(key) == split
         for item in (entry if isinstance(entry, list) else [entry])

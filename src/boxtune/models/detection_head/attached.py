@@ -7,7 +7,7 @@ that add their gradients up. The model's own forward does not know it. A folder 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -31,6 +31,13 @@ def attach(model: Any, head: DetectionHead) -> None:
 def attached_head(model: Any) -> DetectionHead | None:
     """The head of a model, None where it has none."""
     return dict(model.named_children()).get(NAME)
+
+
+def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state of a model that a head is attached to: what is the model's own, and what is the head's."""
+    prefix = f"{NAME}."
+    own = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    return own, {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from boxtune.documents import parse_json
 from boxtune.errors import ModelError
 from boxtune.models.detection_head.config import DetectionHeadConfig
 from boxtune.models.detection_head.head import DetectionHead
@@ -20,12 +22,20 @@ WEIGHTS_FILE = "detection_head.safetensors"
 _VERSION = 1
 
 
-def save_head(head: DetectionHead, folder: Path) -> None:
-    """Write both files into a folder; the language model's embedding is not among the weights."""
+def save_head(head: DetectionHead, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write both files into a folder; the language model's embedding is not among the weights.
+
+    Args:
+        head: to save.
+        folder: is made where it is missing.
+        weights: of the head, where its own are divided among processes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"version": _VERSION, **asdict(head.config)}, indent=2)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-    save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / WEIGHTS_FILE)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in (weights or head.state_dict()).items()}, folder / WEIGHTS_FILE
+    )
 
 
 def has_head(folder: Path) -> bool:
@@ -76,7 +86,7 @@ def read_head_config(folder: Path) -> DetectionHeadConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_bytes())
         if (version := fields.pop("version")) != _VERSION:
             raise ModelError(f"{path} has version {version}; this boxtune reads version {_VERSION}: update boxtune.")
         return DetectionHeadConfig(**fields)

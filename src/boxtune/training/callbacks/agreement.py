@@ -26,6 +26,13 @@ class AgreementCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Compare."""
+        self._agree(args, control)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Compare: a signal that came meanwhile ends the run."""
+        self._agree(args, control)
+
+    def _agree(self, args: TrainingArguments, control: TrainerControl) -> None:
         if args.world_size == 1:
             return
         here = [control.should_save, control.should_training_stop, self.interrupt.received or 0]

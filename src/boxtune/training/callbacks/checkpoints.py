@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from boxtune.evaluation.provenance import RUN_FILE
+from boxtune import processes
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
-from boxtune.models.contract import Contract
-from boxtune.training import processes
+from boxtune.models.contract import RUN_FILE, Contract
+from boxtune.training.aside import discard, write_text
 from boxtune.training.clock import RunClock
 
 CONFIG_FILE = "config.yaml"
@@ -22,9 +21,9 @@ _SECONDS_BETWEEN = 30.0  # at least
 
 
 class CheckpointCallback(TrainerCallback):
-    """Saves ten times in a run (where `trainer.save_steps` says nothing else), and completes each checkpoint.
+    """Saves ten times in a run (where `trainer.save_steps` says nothing else), completes checkpoints, removes old ones.
 
-    The contract is written last: a checkpoint without it is not whole, and a resumed run passes it over.
+    A folder without the contract is no whole checkpoint, and a resumed run passes it over.
 
     Args:
         clock: of the run.
@@ -62,16 +61,15 @@ class CheckpointCallback(TrainerCallback):
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Complete the checkpoint that was just written."""
+        """Remove checkpoints that are older than those which stay; the one that was just saved stands already."""
         self.saved_progress = self.clock.progress(state.global_step, state.max_steps)
         self.saved_seconds = self.clock.seconds
         if state.is_world_process_zero and args.output_dir is not None:
             output_dir = Path(args.output_dir)
-            self.complete(checkpoint_folder(output_dir, state.global_step))
             kept = None if self.kept_step is None else self.kept_step()
             for folder in checkpoints(output_dir)[: -self.num_kept]:
                 if kept is None or folder != checkpoint_folder(output_dir, kept):
-                    shutil.rmtree(folder)
+                    discard(folder)
 
     def complete(self, folder: Path) -> None:
         """Write configuration, record and contract into a folder of weights."""
@@ -83,8 +81,8 @@ def write_run_files(folder: Path, config_yaml: str, record: dict[str, Any]) -> N
     """What can start the run again: `config.yaml` and `run.json`."""
     if not processes.is_first():
         return
-    (folder / CONFIG_FILE).write_text(config_yaml, encoding="utf-8")
-    (folder / RUN_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(folder / CONFIG_FILE, config_yaml)
+    write_text(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -28,14 +29,7 @@ class StabilityCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {
-            "args": {},
-            "attributes": {
-                "lowered": dict(self.stability.lowered),
-                "num_faults": self.stability.num_faults,
-                "num_good_since_change": self.stability.num_good_since_change,
-            },
-        }
+        return {"args": {}, "attributes": dataclasses.asdict(self.stability.state)}
 
     def on_train_begin(
         self,
@@ -49,9 +43,7 @@ class StabilityCallback(TrainerCallback, ExportableState):
         states: Any = state.stateful_callbacks  # a list until the first checkpoint, a dict after it
         saved = states.get(type(self).__name__) if isinstance(states, dict) else None
         if state.global_step and isinstance(saved, dict):
-            self.stability.lowered.update(saved["attributes"]["lowered"])
-            self.stability.num_faults = saved["attributes"]["num_faults"]
-            self.stability.num_good_since_change = saved["attributes"]["num_good_since_change"]
+            self.stability.take_up(saved["attributes"])
         self.stability.verify(optimizer, state.global_step)
         self.stability.take_snapshot(optimizer, state.global_step)
 

@@ -1,0 +1,95 @@
+"""Keys and values of answers under way: a slot each, filled from its start, and free again when its answer is done.
+
+Answers of one batch end at different times. With a slot each the next question takes the place of one that is done,
+where a cache that grows by whole rows would have to wait for the longest (as vLLM's continuous batching does, Kwon et
+al. 2023, arXiv 2309.06180; contiguous memory here, since answers are short beside their images).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_ROUND_GPU, _ROUND_CPU = 256, 64
+"""Lengths are rounded up to these: on a GPU each length that is met is a graph of its own."""
+
+
+class LayerSlots:
+    """One layer's share, where the attention of transformers expects its cache: `update` is all that it calls.
+
+    Args:
+        keys, values: `[N, W, G, D]`, slots as wide as is looked at.
+        slots, places: `[T]` where the tokens of this pass are written, in the order of `[B, L]`.
+        looks_back: whether tokens attend to their slots (one new token each, row n is slot n) or only to each other.
+    """
+
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, places: torch.Tensor, looks_back: bool
+    ) -> None:
+        self.keys, self.values = keys, values
+        self.slots, self.places = slots, places
+        self.looks_back = looks_back
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, _layer: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write `[B, G, L, D]`; returns what is attended to, `[B, G, L, D]` or `[N, G, W, D]`."""
+        for memory, new in ((self.keys, key_states), (self.values, value_states)):
+            memory[self.slots, self.places] = new.transpose(1, 2).flatten(0, 1).to(memory.dtype)
+        if not self.looks_back:
+            return key_states, value_states
+        return self.keys.transpose(1, 2), self.values.transpose(1, 2)
+
+
+class SlotMemory:
+    """Keys and values of all layers.
+
+    Args:
+        config: of the language model.
+        num_slots: answers at a time.
+        device, dtype: of keys and values.
+    """
+
+    def __init__(self, config: Any, num_slots: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.num_slots, self.device, self.dtype = num_slots, device, dtype
+        self.num_layers, self.num_groups = config.num_hidden_layers, config.num_key_value_heads
+        self.width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.length = 0
+        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def rounded(self, length: int) -> int:
+        """The next length that memory comes in."""
+        step = _ROUND_GPU if self.device.type == "cuda" else _ROUND_CPU
+        return -(-length // step) * step
+
+    def grow(self, length: int) -> bool:
+        """Room for so many tokens a slot; whether the memory lies elsewhere now."""
+        if length <= self.length:
+            return False
+        old, self.layers, self.length = self.layers, [], self.rounded(length)
+        shape = (self.num_slots, self.length, self.num_groups, self.width)
+        for layer in range(self.num_layers):
+            # zeros, since what is masked away is still multiplied, and rubbish may be NaN
+            fresh = tuple(torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2))
+            for new, tensor in zip(fresh, old[layer] if old else (), strict=False):
+                new[:, : tensor.shape[1]] = tensor
+            self.layers.append((fresh[0], fresh[1]))
+        return True
+
+    def views(
+        self,
+        slots: torch.Tensor,
+        places: torch.Tensor,
+        *,
+        looks_back: bool,
+        length: int | None = None,
+        number: int | None = None,
+    ) -> list[LayerSlots]:
+        """For each layer, to write at slots and places `[T]`, and to look back on the first `length` tokens of the
+        first `number` slots; all by default.
+        """
+        return [
+            LayerSlots(keys[:number, :length], values[:number, :length], slots, places, looks_back)
+            for keys, values in self.layers
+        ]

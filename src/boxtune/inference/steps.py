@@ -1,0 +1,194 @@
+"""One token for every slot: the step that is taken hundreds of times an answer, so that nothing in it may wait.
+
+A step of one token is a thousand small kernels, and starting them takes ten times as long as they run (Qwen2.5-VL-7B on
+an H200: 36 ms a step, of which memory's speed explains 4). On a GPU a step is therefore recorded once as a CUDA graph,
+for each length that is looked back on, and replayed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from boxtune.collators.batch import pack
+from boxtune.collators.encode import EncodedSample
+from boxtune.inference.language_pass import packed_masks, run_layers, see, sliding_window, token_masks
+from boxtune.inference.slots import SlotMemory
+from boxtune.models.compile import are_compiled, is_compile_error, release_blocks
+
+Result = TypeVar("Result")
+
+
+class Steps:
+    """Slots with answers under way, on the model's device.
+
+    Args:
+        model: of transformers, or a PeftModel around it, in evaluation mode.
+        num_slots: answers at a time.
+        dtype: that the step computes in.
+        graphs: record steps as CUDA graphs.
+
+    Attributes:
+        log_probs: `[N, V]` of the last choice in every slot.
+    """
+
+    def __init__(self, model: Any, num_slots: int, dtype: torch.dtype, *, graphs: bool) -> None:
+        self.bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.config, self.dtype, self.graphs = self.bare.config.get_text_config(), dtype, graphs
+        self.device: torch.device = self.bare.device
+        self.memory = SlotMemory(self.config, num_slots, self.device, dtype)
+        counts = torch.zeros(num_slots, device=self.device, dtype=torch.long)
+        self.tokens, self.lengths, self.ahead, self.active = (counts.clone() for _ in range(4))
+        self.rows = torch.arange(num_slots, device=self.device)
+        self.log_probs = torch.empty(0)
+        self._lengths = [0] * num_slots  # what the device counts, without asking it
+        self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+
+    def clear(self) -> None:
+        """All slots are free; memory and recorded steps stay."""
+        for counts in (self.tokens, self.lengths, self.ahead, self.active):
+            counts.zero_()
+        self._lengths = [0] * len(self._lengths)
+
+    def forget(self) -> None:
+        """Record steps anew: the model's layers have changed."""
+        self._recorded.clear()
+
+    def begin(self, samples: Sequence[EncodedSample], slots: Sequence[int], room: int) -> torch.Tensor:
+        """Read questions into free slots, in one packed row.
+
+        Args:
+            samples: questions.
+            slots: one for each.
+            room: tokens that an answer may have.
+
+        Returns:
+            `[2, n]` on the CPU: the first token of each answer, and the logarithm of its probability.
+        """
+        return self._uncompiled_if_need_be(lambda: self._begin(samples, slots, room))
+
+    def _begin(self, samples: Sequence[EncodedSample], slots: Sequence[int], room: int) -> torch.Tensor:
+        lengths = [len(sample) for sample in samples]
+        if self.memory.grow(max(lengths) + room):
+            self.forget()
+        merge = self.bare.config.vision_config.spatial_merge_size
+        packed, _ = pack(samples, [sample.input_ids for sample in samples], merge)
+        is_image = torch.cat([sample.vision_mask for sample in samples]).to(self.device)
+        inputs = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in packed.items()}
+        seen = see(self.bare, inputs, is_image)
+        place = torch.tensor(slots, device=self.device)
+        row = place.repeat_interleave(torch.tensor(lengths, device=self.device), output_size=sum(lengths))
+        positions = inputs["position_ids"]
+        borders = {name: inputs[name] for name in inputs if name.startswith(("cu_seq", "max_length"))}
+        hidden = run_layers(
+            self.bare,
+            seen.embeddings,
+            positions[1:],
+            self.memory.views(row, positions[0, 0], looks_back=False),
+            packed_masks(self.config, inputs["cu_seq_lens_q"], self.dtype),
+            seen=seen,
+            borders={} if sliding_window(self.config) else borders,
+        )
+        last = inputs["cu_seq_lens_q"][1:].long() - 1
+        tokens, best, log_probs = self._choose(hidden[0, last])
+        self.tokens[place] = tokens
+        self.lengths[place] = positions[0, 0, last] + 1
+        self.ahead[place] = positions[1:, 0, last].amax(0) - positions[0, 0, last]
+        self.active[place] = 1
+        if len(self.log_probs) < self.memory.num_slots:  # after a step of fewer slots, or none
+            self.log_probs = log_probs.new_zeros(self.memory.num_slots, log_probs.shape[-1])
+        self.log_probs[place] = log_probs
+        for slot, length in zip(slots, lengths, strict=True):
+            self._lengths[slot] = length
+        return torch.stack([tokens.float(), best]).cpu()
+
+    def end(self, slot: int) -> None:
+        """Nothing more is written in this slot, but for its first place, over and over."""
+        self.active[slot] = self.lengths[slot] = self._lengths[slot] = 0
+
+    def replace(self, slot: int, token: int) -> None:
+        """Go on from another token than the one that was chosen."""
+        self.tokens[slot] = token
+
+    def step(self) -> torch.Tensor:
+        """`[2, n]` on the CPU: next token of each slot up to the last in use, and the logarithm of its probability."""
+        width = min(self.memory.rounded(max(self._lengths) + 1), self.memory.length)
+        if self.graphs and width not in self._recorded:
+            self._uncompiled_if_need_be(lambda: self._try_to_record(width))
+        if width in self._recorded:
+            graph, chosen, self.log_probs = self._recorded[width]
+            graph.replay()
+        else:
+            used = max((slot + 1 for slot, length in enumerate(self._lengths) if length), default=1)
+            chosen, self.log_probs = self._uncompiled_if_need_be(lambda: self._step(width, used))
+        self._lengths = [length + (length > 0) for length in self._lengths]
+        return chosen.cpu()
+
+    def _step(self, width: int, number: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Choice `[2, N]` and log-probabilities `[N, V]` of the first slots; all stays on the device."""
+        tokens, lengths = self.tokens[:number], self.lengths[:number]
+        embeddings = self.bare.get_input_embeddings()(tokens)[:, None]
+        positions = (lengths + self.ahead[:number])[None, :, None].expand(3, -1, -1)
+        memory = self.memory.views(self.rows[:number], lengths, looks_back=True, length=width, number=number)
+        masks = token_masks(self.config, lengths, width, self.dtype)
+        hidden = run_layers(self.bare, embeddings, positions, memory, masks)
+        chosen, best, log_probs = self._choose(hidden[:, 0])
+        tokens.copy_(chosen)
+        lengths.add_(self.active[:number])
+        return torch.stack([chosen.float(), best]), log_probs
+
+    def _choose(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        log_probs = self.bare.lm_head(hidden).float().log_softmax(-1)
+        best, tokens = log_probs.max(-1)
+        return tokens, best, log_probs
+
+    def _try_to_record(self, width: int) -> None:
+        tokens, active = self.tokens.clone(), self.active.clone()
+        try:
+            self._recorded[width] = self._record(width)
+        except RuntimeError as error:
+            if is_compile_error(error):
+                raise
+            self.graphs = False
+            reason = str(error).strip().split("\n")[0][:200]
+            warnings.warn(f"Steps run one kernel at a time: recording them failed ({reason}).", stacklevel=2)
+        finally:
+            self.tokens.copy_(tokens)
+            self.active.copy_(active)
+
+    def _uncompiled_if_need_be(self, act: Callable[[], Result]) -> Result:
+        """Where blocks cannot be compiled, they run as they are."""
+        try:
+            return act()
+        except Exception as error:
+            if not are_compiled(self.bare) or not is_compile_error(error):
+                raise
+            release_blocks(self.bare)
+            self.forget()
+            reason = str(error).strip().split("\n")[0][:200]
+            warnings.warn(f"Blocks run uncompiled: compiling them failed ({reason}).", stacklevel=2)
+            return act()
+
+    def _record(self, width: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
+        """A graph of the step and what it writes; leaves the slots at rest.
+
+        With slots at rest a step writes what it has written before: it may run as often as the recording needs.
+        """
+        tokens = self.tokens.clone()
+        self.active.zero_()
+        aside = torch.cuda.Stream(self.device)
+        aside.wait_stream(torch.cuda.current_stream(self.device))
+        # weights that autocast has cast before would be let go while the graph still reads them
+        with torch.autocast("cuda", torch.bfloat16, torch.is_autocast_enabled("cuda"), cache_enabled=False):
+            with torch.cuda.stream(aside):
+                for _ in range(2):
+                    self._step(width)
+                    self.tokens.copy_(tokens)
+            torch.cuda.current_stream(self.device).wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                chosen, log_probs = self._step(width)
+        return graph, chosen, log_probs

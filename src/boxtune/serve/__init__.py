@@ -1,0 +1,1 @@
+"""A detector as a small HTTP service."""

@@ -1,0 +1,23 @@
+"""Answers to a handful of questions, outside of a detector."""
+
+from __future__ import annotations
+
+from boxtune.inference.decoding import Answer
+from boxtune.inference.steps import Steps
+from boxtune.inference.writing import Writer, stop_ids
+from boxtune.models.attention import choose_for_questions, has_sliding_window, use_attention
+
+
+def written(model, tokenizer, form, questions, *, num_slots=None, **options) -> list[Answer]:
+    """All answers, in order."""
+    looks_back = has_sliding_window(model.config)
+    use_attention(model, choose_for_questions(model.device, bf16=False, looks_back=looks_back))
+    try:
+        steps = Steps(model, num_slots or len(questions), model.dtype, graphs=False)
+        writer = Writer(steps, stop_ids(model, tokenizer), tokenizer, form, iter(questions), **options)
+        answers = []
+        while ready := writer.advance():
+            answers += [answer for _, answer in ready]
+        return answers
+    finally:
+        model.set_attn_implementation("sdpa")
