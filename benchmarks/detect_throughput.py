@@ -10,7 +10,8 @@ itself: every answer has `--tokens` tokens, in both. The pictures are alike in s
 costs the peer nothing. A row is the time from pictures to boxes with scores, preparation included, after a first round
 that is not counted and whose time is told beside. The peer gets its inputs as a batch from its own processor, pads on
 the left, generates greedily, and computes no scores. Agreement is the share of characters, up to the first that
-differs, that an answer has in common with `generate` in the same dtype.
+differs, that an answer has in common with `generate` in the same dtype; on a GPU that of random weights is nothing, as
+all tokens are about as likely and rounding decides.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,11 @@ from throughput_setup import build, write_pictures
 from boxtune.data.dataset import load_dataset
 from boxtune.inference.detector import Detector, autocast_for, own_detector, pick_device
 from boxtune.inference.steps import Steps
+from boxtune.models.detection_head.config import fitted_to
+from boxtune.models.detection_head.head import DetectionHead
 from boxtune.models.load import LoadedModel
+
+HEAD = "detection head, compiled"
 
 
 def by_generate(
@@ -66,6 +72,17 @@ def by_generate(
 def by_boxtune(detector: Detector, images: Sequence[Image.Image]) -> list[str]:
     """The same with scores and boxes."""
     return [prediction.answer.text for prediction in detector.predict(images, num_candidates=0) if prediction.answer]
+
+
+def by_head(detector: Detector, images: Sequence[Image.Image]) -> list[str]:
+    """What the head finds: as many boxes as the prediction holds."""
+    return [str(len(prediction.candidates)) for prediction in detector.predict(images)]
+
+
+def random_head(loaded: LoadedModel) -> DetectionHead:
+    """A head of the size that it has by default."""
+    end = loaded.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    return DetectionHead(fitted_to(loaded.model.config.get_text_config(), end)).to(loaded.model.device).eval()
 
 
 def timed(act: Callable[[], list[str]], repeats: int, device: torch.device) -> tuple[float, list[float], list[str]]:
@@ -112,7 +129,8 @@ def measure(args: argparse.Namespace, loaded: LoadedModel, images: Sequence[Imag
         texts[name, batch] = answers
         rate = number / statistics.median(times)
         peer = rows.get(("generate", batch))
-        agreed = common_share(texts[name, batch], texts["generate", batch]) if peer else 1.0
+        is_text = peer and name != HEAD
+        agreed = common_share(texts[name, batch], texts["generate", batch]) if is_text else float("nan")
         rows[name, batch] = {"images_per_second": rate, "seconds": times, "first_seconds": first, "agreement": agreed}
         ratio = rate / (peer or rows[name, batch])["images_per_second"]
         print(
@@ -147,6 +165,15 @@ def measure(args: argparse.Namespace, loaded: LoadedModel, images: Sequence[Imag
                 print(f"    a step {1000 * step_seconds(steps):.2f} ms over {steps.memory.length} places", flush=True)
             del detector
             gc.collect()
+            torch._dynamo.reset()
+    if "head" in wanted:
+        with_head = replace(loaded, head=random_head(loaded))
+        for batch in args.batches:
+            some = list(images)[: max(2, args.images_alone)] if batch == 1 else list(images)
+            detector = own_detector(with_head, labels=labels, batch_size=batch, decoder="head")
+            if device.type == "cuda":
+                detector.compile()
+            row(HEAD, batch, lambda some=some, detector=detector: by_head(detector, some), len(some))
 
 
 def parse() -> argparse.Namespace:
@@ -154,7 +181,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--model", default="7b", help="7b, tiny, or anything that boxtune loads")
     parser.add_argument("--data", help="pictures of a data set instead of random ones")
-    parser.add_argument("--rows", default="generate,static,detect", help="which of these")
+    parser.add_argument("--rows", default="generate,static,detect,head", help="which of these")
     parser.add_argument("--batches", default="32,1", help="answers at a time, with commas")
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--images-alone", type=int, default=8, help="pictures for batches of one")

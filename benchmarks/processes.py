@@ -26,6 +26,7 @@ from rich.console import Console
 from throughput_meter import Measured, Meter
 from throughput_setup import build, write_pictures
 from torch import distributed
+from transformers.trainer_utils import SaveStrategy
 
 from boxtune import processes
 from boxtune.config.load import load_config
@@ -90,6 +91,7 @@ def measure(config: Config, args: argparse.Namespace) -> list[Measured]:
     speed = speed_up(model, config, device)
     console.print(str(speed), f"checkpointing {config.trainer.gradient_checkpointing}", highlight=False)
     trainer = assemble(config, model, loaded, data, collator, contract, {}, console, speed).trainer
+    trainer.args.save_strategy = SaveStrategy.NO  # which would write a hundred gigabytes behind the last step
     meter = Meter(trainer, args.warmup, args.steps)
     trainer.train()
     found = processes.of_all(meter.result)

@@ -65,18 +65,20 @@ def of_all(work: Callable[[], T]) -> list[T]:
     What it gives, and what it may raise, must be picklable.
 
     Raises:
-        Exception: in all processes, what the work of one of them raised.
+        BaseException: in all processes, what the work of one of them raised.
     """
     if count() == 1:
         return [work()]
     from torch import distributed
 
-    own: tuple[T | None, Exception | None] = (None, None)
+    own: tuple[T | None, BaseException | None]
     try:
         own = (work(), None)
-    except Exception as error:  # raised again below, here and in all others
+    except (KeyboardInterrupt, SystemExit):  # what has sent these has sent them to all, or ends all
+        raise
+    except BaseException as error:  # raised again below, here and in all others
         own = (None, error)
-    everywhere: list[tuple[T, Exception | None]] = [None] * count()  # type: ignore[list-item]
+    everywhere: list[tuple[T, BaseException | None]] = [None] * count()  # type: ignore[list-item]
     distributed.all_gather_object(everywhere, own)
     if own[1] is not None:
         raise own[1]

@@ -75,6 +75,10 @@ def test_a_photo_that_was_not_uploaded_is_refused(client, handlers, tmp_path):
     secret.write_bytes(png(Image.new("RGB", (5, 5))))
     for path in (str(secret), "/etc/passwd", f"{handlers.folder}/../secret.png", "http://127.0.0.1:1/x.png"):
         assert not called(client, "take_photos", as_photo(path))["success"], path
+        hidden = {"path": path, "meta": {"_type": "gradio.FileData"}}  # a file where a text is asked for
+        assert not called(client, "find", [], "tiny:qwen2_vl", "text", "", "text", hidden, 0.3)["success"]
+        assert not called(client, "report", hidden)["success"]
+    assert [file for file in handlers.folder.rglob("*") if file.is_file()] == []
     (path,) = upload(client, png(Image.new("RGB", (30, 20)))).json
     done = called(client, "take_photos", as_photo(path))
     assert (done["success"], done["output"]["data"][-1]) == (True, "1 photo chosen.")
@@ -116,6 +120,7 @@ def test_uploads_have_a_limit(client, handlers):
 
 def test_nothing_is_told_to_others(client):
     config = client.get("/config").json
+    assert len(config["dependencies"]) > 10
     assert config["analytics_enabled"] is False
     assert config["enable_queue"] is True
     assert all(one["api_visibility"] == "private" for one in config["dependencies"])

@@ -67,6 +67,25 @@ def test_packing_keeps_several_images_and_turns_apart(tiny, model_type):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("batching", ["padded", "packed"])
+@each_family
+def test_logits_at_labels_alone_give_the_same_loss_and_gradients(tiny, samples, model_type, batching):
+    model, processor = tiny(model_type)
+    model = copy.deepcopy(model)
+    batch = Collator(encoder_of(model_type, processor), batching=batching)(samples)
+    expected_loss, expected = losses_and_gradients(model, [batch])
+    model.zero_grad()
+    logits = model(**batch["inputs"], use_cache=False).logits
+    assert logits.shape[1] == batch["inputs"]["input_ids"].shape[1]
+    loss = language.total(logits, batch["targets"])
+    loss.backward()
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
+    for name, parameter in model.named_parameters():
+        if name in expected:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parity
 @each_family
 def test_a_packed_neighbour_changes_nothing(tiny, samples, model_type):
     """Whatever stands before a sample, its own logits are the same (positions start anew, attention stops)."""

@@ -1,4 +1,4 @@
-"""What is fuzzed: each target takes bytes as a stranger might have written them, and raises only where boxtune is wrong.
+"""What is fuzzed: each target takes bytes as a stranger might have written them, and raises where boxtune is wrong.
 
 An error of boxtune's is a right answer to a bad file; any other exception, or a result that contradicts itself, is not.
 `python -m fuzz.run` drives them by atheris for as long as one likes, `tests/security/test_fuzzing.py` by hypothesis for
@@ -36,7 +36,8 @@ from boxtune.grounding.token_form import TokenForm
 from boxtune.inference.calibrator import read_calibrator
 from boxtune.models.contract import read_contract
 from boxtune.models.detection_head.saving import read_head_config
-from boxtune.models.places import base_of_adapter, load_config as load_model_config
+from boxtune.models.places import base_of_adapter
+from boxtune.models.places import load_config as load_model_config
 
 PART = b"\n=====\n"
 """Stands between the files of a data set that has more than one."""

@@ -17,6 +17,7 @@ from boxtune.inference import candidates
 from boxtune.inference import detector as detector_module
 from boxtune.inference.decoding import Answer
 from boxtune.inference.detector import Detector
+from boxtune.inference.writing import Written
 from boxtune.models.families import FAMILIES
 from collators.conversations import LABELS
 from inference.written import written
@@ -94,7 +95,7 @@ def test_candidates_stand_behind_the_answer(taught, samples, model_type, monkeyp
     )
     num_common = len(own.removesuffix("]"))
     answer = replace(own_answer, continued=whole_answer, num_common_chars=num_common)
-    ready = [[(detector.encoder.question(sample.image, LABELS), answer)], []]
+    ready = [[Written(detector.encoder.question(sample.image, LABELS), answer, None)], []]
     monkeypatch.setattr(detector_module.Writer, "advance", lambda _: ready.pop(0))
     (prediction,) = detector.predict([sample.image])
     assert prediction.result.status == "ok"

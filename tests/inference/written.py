@@ -17,7 +17,7 @@ def written(model, tokenizer, form, questions, *, num_slots=None, **options) -> 
         writer = Writer(steps, stop_ids(model, tokenizer), tokenizer, form, iter(questions), **options)
         answers = []
         while ready := writer.advance():
-            answers += [answer for _, answer in ready]
+            answers += [one.answer for one in ready]
         return answers
     finally:
         model.set_attn_implementation("sdpa")

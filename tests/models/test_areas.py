@@ -172,6 +172,7 @@ def test_a_frozen_vision_tower_keeps_no_activations(tiny, model_type, recipe, ch
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("recipe", ["lora", "everything"])
 def test_recomputed_activations_give_the_same_gradients(tiny, recipe):
     found = []

@@ -320,6 +320,11 @@ def test_auto_takes_it_where_it_is_exact_and_pays(overrides, reason):
     assert (reason in found) if reason else found == ""
 
 
+def test_a_launcher_that_divides_the_tower_is_seen(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "ACCELERATE_USE_FSDP=true leaves no process" in why_not(load_config(None, FITTED), 100)
+
+
 def test_small_data_is_not_augmented_where_a_cache_is_asked_for():
     for cache, augment in (("auto", "light"), ("none", "light"), ("somewhere", "none")):
         config = load_config(None, [*FITTED, "data.augment=auto", f"model.vision_cache={cache}"])

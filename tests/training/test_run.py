@@ -104,7 +104,7 @@ def test_figures_of_a_run_are_those_of_its_folder(overrides, coco, tmp_path, mon
 
     def recorded(writer):
         ready = advance(writer)
-        asked.extend(answer for _, answer in ready)
+        asked.extend(one.answer for one in ready)
         return ready
 
     monkeypatch.setattr(Writer, "advance", recorded)

@@ -40,22 +40,23 @@ def build_page(handlers: Handlers) -> gr.Blocks:
         gr.HTML('<div class="bt-head"><h1>boxtune</h1><p>Find objects in pictures.</p></div>')
         with gr.Tabs():
             with gr.Tab("Find"):
-                find = _find_tab(handlers)
+                first, second, samples = _find_tab(handlers)
             with gr.Tab("Reports"):
                 report = _report_tab(handlers)
-        first, second = find
         page.load(handlers.lists, [first, second, report], [first, second, report], **_QUIET)
+        if samples is not None:
+            page.load(lambda: handlers.thumbnails(1), None, samples, **_QUIET)
     return page.queue(default_concurrency_limit=1, max_size=32)
 
 
 _QUIET: Final[dict[str, Any]] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def _find_tab(handlers: Handlers) -> tuple[gr.Dropdown, gr.Dropdown]:
+def _find_tab(handlers: Handlers) -> tuple[gr.Dropdown, gr.Dropdown, gr.Gallery | None]:
     chosen, found = gr.State([]), gr.State([])
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
-            _inputs(handlers, chosen)
+            samples = _inputs(handlers, chosen)
             first, first_decoder = _model(handlers, "Model", with_none=False)
             second, second_decoder = _model(handlers, "Compare with", with_none=True)
             labels = gr.Textbox(label="Labels", placeholder="the model's own; or names with commas: a, b", max_lines=2)
@@ -75,10 +76,10 @@ def _find_tab(handlers: Handlers) -> tuple[gr.Dropdown, gr.Dropdown]:
     threshold.change(None, threshold, js=_HIDE_LOW)
     threshold.release(handlers.downloads, [found, threshold], downloads, **_QUIET)
     truth.change(None, truth, js=_SHOW_TRUTH)
-    return first, second
+    return first, second, samples
 
 
-def _inputs(handlers: Handlers, chosen: gr.State) -> None:
+def _inputs(handlers: Handlers, chosen: gr.State) -> gr.Gallery | None:
     """Photos to drop, and pictures of the data set to click on; what was touched last is chosen."""
     dataset = handlers.dataset
     with gr.Tabs():
@@ -95,9 +96,7 @@ def _inputs(handlers: Handlers, chosen: gr.State) -> None:
             )
         if dataset is not None:
             with gr.Tab("Data set"):
-                num_pages = -(-len(dataset) // PER_PAGE)
                 samples = gr.Gallery(
-                    lambda: handlers.thumbnails(1),
                     label=f"{dataset.name}: click on a picture",
                     interactive=False,
                     allow_preview=False,
@@ -108,12 +107,15 @@ def _inputs(handlers: Handlers, chosen: gr.State) -> None:
                     buttons=[],
                     elem_id="bt-samples",
                 )
+                num_pages = -(-len(dataset) // PER_PAGE)
                 page = gr.Slider(1, max(num_pages, 2), 1, step=1, label=f"Page of {num_pages}", visible=num_pages > 1)
     note = gr.Textbox("No picture chosen.", show_label=False, interactive=False, container=False, elem_id="bt-chosen")
     photos.change(handlers.take_photos, photos, [chosen, note], **_QUIET)
-    if dataset is not None:
-        page.change(handlers.thumbnails, page, samples, trigger_mode="always_last", **_QUIET)
-        samples.select(handlers.take_sample, page, [chosen, note], **_QUIET)
+    if dataset is None:
+        return None
+    page.change(handlers.thumbnails, page, samples, trigger_mode="always_last", **_QUIET)
+    samples.select(handlers.take_sample, page, [chosen, note], **_QUIET)
+    return samples
 
 
 def _model(handlers: Handlers, label: str, *, with_none: bool) -> tuple[gr.Dropdown, gr.Radio]:

@@ -54,9 +54,13 @@ def build_site(handlers: Handlers, host: str) -> FastAPI:
             raise HTTPException(404, "No such report.")
         return HTMLResponse(file.read_bytes(), headers={"Content-Security-Policy": _REPORT_POLICY})
 
+    page = build_page(handlers)
+    # only a page that has been launched refuses files that were not uploaded, and mounting is no launch
+    # (`_check_allowed` of gradio/processing_utils.py)
+    page.has_launched = True
     gr.mount_gradio_app(
         site,
-        build_page(handlers),
+        page,
         path="/",
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
         allowed_paths=[],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -43,33 +44,50 @@ def command(
     on_error: OnError = "refuse",
     json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of a table.")] = False,
 ) -> None:
-    """Score a model on a data set: metrics.json, predictions.json (COCO results) and the raw answers."""
+    """Score a model on a data set: metrics.json, predictions.json (COCO results) and the raw answers.
+
+    Several processes (torchrun -m boxtune evaluate …) share the images, and the first one writes.
+    """
     from rich.console import Console
 
-    from boxtune.cli.options import claim_output_dir, split_labels, tell_of_packed_base
-    from boxtune.console import say
-    from boxtune.evaluation.evaluate import evaluate_with_notes, open_judged, write_evaluation
-    from boxtune.evaluation.report import write_report
-    from boxtune.evaluation.summary import print_metrics
+    from boxtune import processes
+    from boxtune.cli.options import claim_shared_output_dir, split_labels, tell_of_packed_base
+    from boxtune.evaluation.evaluate import evaluate_with_notes, open_judged
     from boxtune.inference.detector import load_detector
 
-    claim_output_dir(output_dir)
-    samples = open_judged(
-        data,
-        split,
-        data_format=data_format,
-        on_error=on_error,
-        skipped_path=output_dir / "skipped.jsonl" if on_error == "skip" else None,
-        max_images=max_images,
-        console=Console(stderr=True),
-    )
-    asking: dict[str, Any] = {"labels": split_labels(labels), "batch_size": batch_size, "num_candidates": candidates}
-    asking |= {"decoder": decoder, "free_labels": free_labels}
-    detector = load_detector(model, device, quantize=quantize, **asking)
-    tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
-    if not detector.labels:
-        detector.labels = samples.labels
-    evaluation = evaluate_with_notes(model, detector, samples, Console(stderr=True))
+    with processes.joined():
+        claim_shared_output_dir(output_dir)
+        first = processes.is_first()
+        aside = Console(stderr=True, quiet=not first)
+        samples = open_judged(
+            data,
+            split,
+            data_format=data_format,
+            on_error=on_error,
+            skipped_path=output_dir / "skipped.jsonl" if on_error == "skip" and first else None,
+            max_images=max_images,
+            console=aside,
+        )
+        asking: dict[str, Any] = {"labels": split_labels(labels), "batch_size": batch_size}
+        asking |= {"num_candidates": candidates, "decoder": decoder, "free_labels": free_labels}
+        detector = load_detector(model, device, quantize=quantize, **asking)
+        if first:
+            tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
+        if not detector.labels:
+            detector.labels = samples.labels
+        evaluation = evaluate_with_notes(model, detector, samples, aside, shared=True)
+    if first:
+        _write(evaluation, output_dir, model, data, samples, json)
+
+
+def _write(evaluation: Any, output_dir: Path, model: str, data: str, samples: Any, json: bool) -> None:
+    from rich.console import Console
+
+    from boxtune.console import say
+    from boxtune.evaluation.evaluate import write_evaluation
+    from boxtune.evaluation.report import write_report
+    from boxtune.evaluation.summary import print_metrics
+
     write_evaluation(output_dir, evaluation)
     report = output_dir / "report.html"
     write_report(report, title=f"{model} on {data}", models=[(model, evaluation)], samples=samples)

@@ -95,6 +95,17 @@ def claim_output_dir(folder: Path) -> None:
         raise ConfigError(f"{folder} is not an empty folder: choose another --output-dir, nothing is written over.")
 
 
+def claim_shared_output_dir(folder: Path) -> None:
+    """As `claim_output_dir`, for processes that share a folder: the first one looks, before another has written to it.
+
+    Raises:
+        BoxtuneError: in all processes, as `claim_output_dir`.
+    """
+    from boxtune import processes
+
+    processes.of_all(lambda: claim_output_dir(folder) if processes.is_first() else None)
+
+
 def check_writable(folder: Path) -> None:
     """Try out whether a folder can be written to, or made where it is missing; leaves nothing behind.
 

@@ -57,19 +57,19 @@ def _fullest(waiting: Sequence[int], lengths: Sequence[int], room: int) -> list[
     return places
 
 
-def least_budget(lengths: Sequence[int], budget: int, num_processes: int = 1) -> int:
+def least_budget(lengths: Sequence[int], budget: int, rows_per_step: int = 1) -> int:
     """The shortest budget that needs no more rows than this one.
 
     Fewer tokens then stand in the longest row, and the rows are more alike, which processes that wait for each other
     gain by. Where rows are many it is the budget itself.
     """
-    num_rows = PackedSampler(lengths, budget, num_processes=num_processes).num_rows
+    num_rows = PackedSampler(lengths, budget, rows_per_step=rows_per_step).num_rows
     if num_rows > _FEW_ROWS:
         return budget
     least = max(max(lengths), -(-sum(lengths) // num_rows))
     for step in range(_STEPS):
         shorter = least + (budget - least) * step // _STEPS
-        if PackedSampler(lengths, shorter, num_processes=num_processes).num_rows <= num_rows:
+        if PackedSampler(lengths, shorter, rows_per_step=rows_per_step).num_rows <= num_rows:
             return shorter
     return budget
 
@@ -77,22 +77,30 @@ def least_budget(lengths: Sequence[int], budget: int, num_processes: int = 1) ->
 class PackedSampler(Sampler[list[int]]):
     """Batches of sample numbers for a DataLoader, each a row within a budget of tokens.
 
-    Every epoch shows every sample once, in new company, and has the same number of rows, which a run that is resumed
-    counts by: where chance makes fewer, the rows with the most samples are parted; where no draw makes as few, the
-    company is that of the first epoch.
+    Every epoch shows every sample once, in new company, and has the same number of rows, whole steps of them, which a
+    run that is resumed counts by, in however many processes: where chance makes fewer, the rows with the most samples
+    are parted; where no draw makes as few, the company is that of the first epoch.
 
     Args:
         lengths: tokens of each sample, at least one.
         budget: tokens a row may have.
         seed: of the order.
         rank, num_processes: this process takes every so-many-th row.
+        rows_per_step: of all processes, accumulated ones included.
 
     Raises:
         ConfigError: a sample is longer than the budget.
     """
 
     def __init__(
-        self, lengths: Sequence[int], budget: int, seed: int = 0, *, rank: int = 0, num_processes: int = 1
+        self,
+        lengths: Sequence[int],
+        budget: int,
+        seed: int = 0,
+        *,
+        rank: int = 0,
+        num_processes: int = 1,
+        rows_per_step: int | None = None,
     ) -> None:
         longest = max(lengths)
         if longest > budget:
@@ -104,7 +112,8 @@ class PackedSampler(Sampler[list[int]]):
         self.rank, self.num_processes = rank, num_processes
         self.epoch = 0
         enough = max(len(self._packed(0, draw)) for draw in range(_DRAWS))
-        self.num_rows = -(-enough // num_processes) * num_processes
+        self.rows_per_step = rows_per_step or num_processes
+        self.num_rows = -(-enough // self.rows_per_step) * self.rows_per_step
 
     def set_epoch(self, epoch: int) -> None:
         """Whose order comes next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from boxtune.config.engines import asked_by, engine_of
 from boxtune.config.groups import check_groups
 from boxtune.config.load import flatten, nearest_key
 from boxtune.config.recipes import stage_configs
@@ -234,9 +235,8 @@ def obstacle_to_vision_cache(config: Config) -> tuple[str, str] | None:
         return "data.augment=none", f"data.augment={config.data.augment} changes each picture at every look"
     if config.data.flip:
         return "data.flip=[]", f"data.flip=[{','.join(config.data.flip)}] mirrors pictures at random"
-    for name in SHARDING:
-        if config.trainer.passed_on.get(name):
-            return f"leave trainer.{name} out", f"trainer.{name} leaves no process with the whole tower"
+    if engine_of(config) != "ddp":
+        return "train without it", f"{asked_by(config)} leaves no process with the whole tower"
     return None
 
 

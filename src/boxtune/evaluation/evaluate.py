@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from boxtune import processes
 from boxtune.console import say
 from boxtune.data.columns import used_labels
 from boxtune.data.dataset import DetectionDataset, OnError, available_splits, load_dataset
@@ -75,7 +78,13 @@ class Evaluation:
 
 
 def evaluate(
-    detector: Detector, samples: Sequence[Sample], *, console: Console | None = None, details: bool = False
+    detector: Detector,
+    samples: Sequence[Sample],
+    *,
+    console: Console | None = None,
+    details: bool = False,
+    shared: bool = False,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Any:
     """Run the detector over samples; returns `Metrics`, or with `details` an `Evaluation`.
 
@@ -84,46 +93,76 @@ def evaluate(
         samples: with their true boxes.
         console: shows progress there.
         details: also return what was found in each image.
+        shared: each process of the run looks at a part of the images, and all get the figures of all; they must all
+            call, and be able to talk (`boxtune.processes.joined`).
+        around: stands around the work of this process, not around its waiting for others.
 
     Raises:
         DataError: not one label of the true boxes is asked for; the detector gave an answer too few or too many.
     """
     labels = tuple(detector.labels or getattr(samples, "labels", ()))
     check_labels(labels, samples, console)
-    records = getattr(samples, "records", ())
-    seen: list[EvaluatedImage] = []
     accumulator = MetricsAccumulator(
         labels=labels, score_source=getattr(detector, "score_source", "token probabilities")
     )
-    pending: list[Sample] = []
-
-    def images() -> Any:
-        for index in range(len(samples)):
-            pending.append(samples[index])
-            yield pending[-1].image
-
-    found = detector.predict(images(), labels or None)
-    for prediction in track(
-        found, "evaluate", total=len(samples), console=console, disable=console is None or not console.is_terminal
-    ):
-        sample = pending.pop(0)
-        result = prediction.result
+    seen: list[EvaluatedImage] = []
+    for image in _looked_at(detector, samples, labels, console, shared, around):
+        result = image.prediction.result
         accumulator.update(
-            sample.id,
-            sample.image_hw,
-            sample.detections,
+            image.sample_id,
+            image.image_hw,
+            image.truth,
             result.detections,
             status=result.status,
-            truncated=prediction.truncated,
-            candidates=prediction.candidates,
+            truncated=image.prediction.truncated,
+            candidates=image.prediction.candidates,
         )
         if details:
-            name = records[len(seen)].file_name if records else None
-            seen.append(EvaluatedImage(sample.id, sample.image_hw, sample.detections, prediction, name))
+            seen.append(image)
     metrics = accumulator.compute()
     if metrics.num_images != len(samples):
         raise DataError(f"{metrics.num_images} answers for {len(samples)} images: see that the batch size is above 0.")
     return Evaluation(metrics, tuple(seen), labels) if details else metrics
+
+
+def _looked_at(
+    detector: Detector,
+    samples: Sequence[Sample],
+    labels: Sequence[str],
+    console: Console | None,
+    shared: bool,
+    around: Callable[[], AbstractContextManager[None]],
+) -> Iterable[EvaluatedImage]:
+    """All images in the order of the data set, whoever has looked at them."""
+    own: Sequence[int] = range(len(samples))
+    if shared:
+        own = processes.own_share(len(samples), getattr(detector, "batch_size", 1))
+    records = getattr(samples, "records", ())
+    pending: list[tuple[int, Sample]] = []
+
+    def images() -> Iterator[Image.Image]:
+        for index in own:
+            pending.append((index, samples[index]))
+            yield pending[-1][1].image
+
+    def look() -> Iterator[tuple[int, EvaluatedImage]]:
+        found = detector.predict(images(), labels or None)
+        quiet = console is None or not console.is_terminal
+        for prediction in track(found, "evaluate", total=len(own), console=console, disable=quiet):
+            index, sample = pending.pop(0)
+            name = records[index].file_name if records else None
+            yield index, EvaluatedImage(sample.id, sample.image_hw, sample.detections, prediction, name)
+
+    def work() -> list[tuple[int, EvaluatedImage]]:
+        with around():
+            return list(look())
+
+    if not shared:
+        with around():
+            yield from (image for _, image in look())
+        return
+    everywhere = dict(found for part in processes.of_all(work) for found in part)
+    yield from (everywhere[index] for index in sorted(everywhere))
 
 
 def evaluate_model(
@@ -158,14 +197,19 @@ def evaluate_model(
 
 
 def evaluate_with_notes(
-    model: str, detector: Detector, samples: DetectionDataset, console: Console | None = None
+    model: str,
+    detector: Detector,
+    samples: DetectionDataset,
+    console: Console | None = None,
+    *,
+    shared: bool = False,
 ) -> Evaluation:
     """As `evaluate`, with what the folder of the model tells of its training; said on the console before the work."""
     notes = provenance(model, detector, samples)
     if console is not None:
         for note in notes:
             say(console, note)
-    evaluation: Evaluation = evaluate(detector, samples, console=console, details=True)
+    evaluation: Evaluation = evaluate(detector, samples, console=console, details=True, shared=shared)
     return replace(evaluation, notes=notes)
 
 

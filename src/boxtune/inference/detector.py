@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from boxtune.collators.batch import pad
 from boxtune.collators.encode import EncodedSample, SampleEncoder
 from boxtune.data.conversation import ConversationStyle
 from boxtune.detections import Detections
@@ -27,6 +26,7 @@ from boxtune.inference.candidates import NUM_CANDIDATES
 from boxtune.inference.decoding import Answer
 from boxtune.inference.fusion import fuse
 from boxtune.inference.head_decoding import CONFIDENT, find_objects, split_confident
+from boxtune.inference.language_pass import Read, read_questions
 from boxtune.inference.steps import Steps
 from boxtune.inference.writing import Writer, stop_ids
 from boxtune.models.attention import (
@@ -140,11 +140,11 @@ class Detector:
             raise ConfigError("No labels to look for: this model was saved with none, name them with --labels a,b.")
         with self._attention():
             questions = ahead(images, lambda image: self._question(image, asked), self._num_ahead)
-            if self.decoder == "text":
+            if self.decoder == "head":
+                while batch := list(islice(questions, self.batch_size)):
+                    yield from self._looked_at(batch, asked)
+            else:
                 yield from self._written(questions, asked, num_candidates)
-                return
-            while batch := list(islice(questions, self.batch_size)):
-                yield from self._looked_at(batch, asked, num_candidates)
 
     def compile(self) -> None:
         """Have the model's blocks compiled from the next step on: some ten seconds once, and a third less for each
@@ -170,20 +170,24 @@ class Detector:
         return f"The model was not taught {some(strange)}; it knows {some(known)}." if strange else None
 
     def _question(self, image: Image.Image, labels: tuple[str, ...]) -> EncodedSample:
-        return self.encoder.question(image.convert("RGB"), labels)
+        question = self.encoder.question(image.convert("RGB"), labels)
+        # the tower rounds pixels to its own dtype first of all; done here, half as much travels
+        return replace(question, pixel_values=question.pixel_values.to(self._bare.model.visual.dtype))
 
-    def _looked_at(
-        self, encoded: Sequence[EncodedSample], labels: tuple[str, ...], num_candidates: int
-    ) -> list[Prediction]:
-        """What the head finds, alone or together with what is written."""
-        pad_id = self.loaded.processor.tokenizer.pad_token_id
-        inputs, _ = pad(encoded, [e.input_ids for e in encoded], pad_id, side="left")
-        with _evaluation_mode(self.loaded.model, self.loaded.head):
-            found = find_objects(self.loaded, encoded, inputs, None if self.free_labels else labels)
-        if self.decoder == "head":
-            return [_seen(*split_confident(boxes)) for boxes in found]
-        written = self._written(iter(encoded), labels, num_candidates)
-        return [_together(text, boxes) for text, boxes in zip(written, found, strict=True)]
+    @property
+    def _bare(self) -> Any:
+        model = self.loaded.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def _found(self, encoded: Sequence[EncodedSample], read: Read, labels: tuple[str, ...]) -> list[Detections]:
+        """What the head finds in questions that were read."""
+        return find_objects(self.loaded, encoded, read, None if self.free_labels else labels)
+
+    def _looked_at(self, encoded: Sequence[EncodedSample], labels: tuple[str, ...]) -> list[Prediction]:
+        """What the head finds, and nothing is written."""
+        with _evaluation_mode(self.loaded.model, self.loaded.head), torch.inference_mode():
+            found = self._found(encoded, read_questions(self._bare, encoded), labels)
+        return [_seen(*split_confident(boxes)) for boxes in found]
 
     def _written(
         self, questions: Iterator[EncodedSample], labels: tuple[str, ...], num_candidates: int
@@ -198,14 +202,16 @@ class Detector:
                 questions,
                 max_new_tokens=self.max_new_tokens,
                 num_candidates=num_candidates,
+                look=(lambda encoded, read: self._found(encoded, read, labels)) if self.decoder == "both" else None,
             )
             while True:
                 with _evaluation_mode(model, self.loaded.head):
                     ready = writer.advance()
                 if not ready:
                     return
-                for sample, answer in ready:
-                    yield self._decode(answer, sample, labels)
+                for sample, answer, found in ready:
+                    text = self._decode(answer, sample, labels)
+                    yield text if found is None else _together(text, found)
                 self._num_answered += len(ready)
                 if self.compile_after is not None and self._num_answered >= self.compile_after:
                     self.compile()
@@ -228,8 +234,7 @@ class Detector:
     @contextmanager
     def _attention(self) -> Iterator[None]:
         """The fastest attention to read packed questions with; what was set before is put back."""
-        bare = self.loaded.model
-        bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+        bare = self._bare
         before = attention_names(bare)
         use_attention(bare, self.attention)
         try:

@@ -10,9 +10,9 @@ import torch
 from boxtune.collators.encode import EncodedSample
 from boxtune.collators.objects import memory_of
 from boxtune.detections import Detections
+from boxtune.inference.language_pass import Read
 from boxtune.models.detection_head.memory import gather_memory
 from boxtune.models.detection_head.results import found_objects
-from boxtune.models.detection_head.tap import tapped
 from boxtune.models.load import LoadedModel
 
 MIN_OBJECTNESS = 0.01  # as candidates of the text: such a box would rank last in any case
@@ -24,10 +24,7 @@ scores low: the best F1 of two heads was at 0.37 and 0.40.
 
 @torch.inference_mode()
 def find_objects(
-    loaded: LoadedModel,
-    encoded: Sequence[EncodedSample],
-    inputs: dict[str, torch.Tensor],
-    labels: Sequence[str] | None,
+    loaded: LoadedModel, encoded: Sequence[EncodedSample], read: Read, labels: Sequence[str] | None
 ) -> list[Detections]:
     """Boxes with scores in pixels of each image, the best first.
 
@@ -36,19 +33,16 @@ def find_objects(
     Args:
         loaded: with a head; model and head in evaluation mode.
         encoded: questions without answers.
-        inputs: of the model for them, padded on either side, on the CPU.
+        read: a pass over them.
         labels: names to choose from; None lets the head write them.
     """
     head, model = loaded.head, loaded.model
     assert head is not None
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    where: Any = memory_of(encoded, inputs, loaded.processor)  # before anything is moved: it is looked at bit by bit
+    where: Any = memory_of(encoded, read.packed, loaded.processor)  # on the CPU: it is looked at bit by bit
     index: Any = {name: tensor.to(model.device) for name, tensor in where.items()}
-    with tapped(model) as features:
-        bare.model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}, use_cache=False)
     return found_objects(
         head,
-        head(gather_memory(*features.both, index)),
+        head(gather_memory(read.hidden, read.vision, index)),
         [sample.image_hw for sample in encoded],
         model.get_input_embeddings().weight,
         loaded.processor.tokenizer,

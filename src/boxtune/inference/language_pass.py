@@ -7,12 +7,14 @@ for every layer; like this all layers are one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from boxtune.collators.batch import pack
+from boxtune.collators.encode import EncodedSample
 from boxtune.inference.slots import LayerSlots
 
 Masks = dict[str, torch.Tensor | None]
@@ -35,6 +37,57 @@ class Seen:
     image_places: torch.Tensor
     deepstack: tuple[torch.Tensor, ...]
     vision: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Read:
+    """Packed questions after a pass over them.
+
+    Attributes:
+        packed: the batch, of `boxtune.collators.batch.pack`, on the CPU.
+        hidden: `[1, T, H]` states after the last norm.
+        vision: `[I, H]` merged features of the images.
+        positions: `[4, T]` a count within each question, time, row and column.
+        last: `[n]` place of each question's last token.
+    """
+
+    packed: dict[str, Any]
+    hidden: torch.Tensor
+    vision: torch.Tensor
+    positions: torch.Tensor
+    last: torch.Tensor
+
+
+MemoryFor = Callable[[torch.Tensor], Sequence[LayerSlots]]
+"""Positions `[4, T]` of the packed tokens → where each layer keeps them."""
+
+
+def read_questions(bare: Any, samples: Sequence[EncodedSample], memory_for: MemoryFor | None = None) -> Read:
+    """One pass over questions in a packed row.
+
+    Args:
+        bare: model of transformers, in evaluation mode, with an attention that keeps the samples of a row apart (see
+            `boxtune.models.attention.choose_for_questions`).
+        samples: questions.
+        memory_for: None keeps nothing.
+    """
+    merge = bare.config.vision_config.spatial_merge_size
+    packed, _ = pack(samples, [sample.input_ids for sample in samples], merge)
+    inputs = {name: v.to(bare.device) if isinstance(v, torch.Tensor) else v for name, v in packed.items()}
+    is_image = torch.cat([sample.vision_mask for sample in samples]).to(bare.device)
+    seen, positions = see(bare, inputs, is_image), inputs["position_ids"][:, 0]
+    config, borders = bare.config.get_text_config(), inputs["cu_seq_lens_q"]
+    told = {name: inputs[name] for name in inputs if name.startswith(("cu_seq", "max_length"))}
+    hidden = run_layers(
+        bare,
+        seen.embeddings,
+        positions[1:, None],
+        None if memory_for is None else memory_for(positions),
+        packed_masks(config, borders, seen.embeddings.dtype),
+        seen=seen,
+        borders={} if sliding_window(config) else told,
+    )
+    return Read(packed, hidden, seen.vision, positions, borders[1:].long() - 1)
 
 
 def see(bare: Any, inputs: dict[str, Any], is_image: torch.Tensor) -> Seen:
@@ -63,7 +116,7 @@ def run_layers(
     bare: Any,
     embeddings: torch.Tensor,
     positions: torch.Tensor,
-    memory: Sequence[LayerSlots],
+    memory: Sequence[LayerSlots] | None,
     masks: Masks,
     *,
     seen: Seen | None = None,
@@ -75,7 +128,7 @@ def run_layers(
         bare: model of transformers.
         embeddings: of this pass's tokens.
         positions: `[3, B, L]` time, row and column.
-        memory: of each layer.
+        memory: of each layer; None keeps nothing.
         masks: by kind of layer.
         seen: where the tokens are packed questions.
         borders: of samples in a packed row, as attention kernels take them.
@@ -83,7 +136,8 @@ def run_layers(
     language = bare.model.language_model
     kinds = getattr(language.config, "layer_types", None) or ["full_attention"] * len(language.layers)
     hidden, rotary = embeddings, language.rotary_emb(embeddings, positions)
-    for index, (layer, slots) in enumerate(zip(language.layers, memory, strict=True)):
+    kept: Sequence[LayerSlots | None] = memory or [None] * len(language.layers)
+    for index, (layer, slots) in enumerate(zip(language.layers, kept, strict=True)):
         hidden = layer(
             hidden,
             attention_mask=masks[kinds[index]],

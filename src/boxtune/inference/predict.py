@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from boxtune import processes
 from boxtune.console import say
 from boxtune.data.images import open_upright_rgb
 from boxtune.detections import Detections, xyxy_to_xywh
@@ -54,17 +56,75 @@ def predict_images(
     *,
     min_score: float = 0.0,
     console: Console | None = None,
+    shared: bool = False,
 ) -> int:
     """Write `NAME.jpg` with boxes for each picture, and `predictions.json`; returns the number of boxes.
 
     predictions.json is a list of COCO results whose `image_id` is the file's path as given and which carry the label
     in words (`category`), since there is no data set that numbers them: `bbox` is [x, y, width, height] in pixels.
     Boxes that a detection head has named, alone or with the text, say so (`decoder`).
+
+    Args:
+        detector: asked for its own labels.
+        paths: of the pictures.
+        output_dir: is made where it is missing.
+        min_score: boxes below are left out.
+        console: shows progress there.
+        shared: each process of the command looks at a part of the pictures and draws these, and the first one writes
+            predictions.json; they must all call, and be able to talk (`boxtune.processes.joined`).
+
+    Raises:
+        DataError: a picture cannot be read, or is too thin.
+        SaveError: the folder cannot be written.
     """
+    own: Sequence[int] = range(len(paths))
+    if shared:
+        own = processes.own_share(len(paths), getattr(detector, "batch_size", 1))
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+
+        def work() -> list[_Drawn]:
+            return _drawn(detector, paths, own, output_dir, min_score, console)
+
+        parts = processes.of_all(work) if shared else [work()]
+        drawn = sorted((one for part in parts for one in part), key=lambda one: one.place)
+        rows = [row for one in drawn for row in one.rows]
+        if not shared or processes.is_first():
+            text = json.dumps(rows, indent=1, ensure_ascii=False)
+            (output_dir / "predictions.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SaveError(f"{output_dir} cannot be written: {error.strerror or error}.") from None
+    num_unread = sum(one.is_unread for one in drawn)
+    if num_unread and console is not None:
+        say(console, f"{num_unread} of {len(paths)} answers could not be read and gave no box.")
+    return len(rows)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A picture that was looked at: its place among all, its rows of predictions.json, whether the answer was no text
+    of boxes.
+    """
+
+    place: int
+    rows: list[dict[str, object]]
+    is_unread: bool
+
+
+def _drawn(
+    detector: Detector,
+    paths: Sequence[Path],
+    own: Sequence[int],
+    output_dir: Path,
+    min_score: float,
+    console: Console | None,
+) -> list[_Drawn]:
+    """Look at some of the pictures, and draw what is found."""
     pending: list[Image.Image] = []
 
     def images() -> Iterator[Image.Image]:
-        for path in paths:
+        for place in own:
+            path = paths[place]
             image = open_upright_rgb(path)
             if max(image.size) > MOST_STRETCHED * min(image.size):
                 raise DataError(
@@ -73,32 +133,18 @@ def predict_images(
             pending.append(image)
             yield pending[-1]
 
-    rows: list[dict[str, object]] = []
-    num_unread = 0
-    found = detector.predict(images())
     quiet = console is None or not console.is_terminal
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        for path, name, prediction in zip(
-            paths,
-            drawn_names(paths),
-            track(found, "predict", total=len(paths), console=console, disable=quiet),
-            strict=True,
-        ):
-            boxes = prediction.result.detections
-            assert boxes.scores is not None
-            boxes = boxes.select(boxes.scores >= min_score)
-            draw_detections(pending.pop(0), boxes).save(output_dir / name, quality=92)
-            num_unread += prediction.result.status == "malformed"
-            rows += _result_rows(path, boxes, getattr(detector, "decoder", "text"))
-        (output_dir / "predictions.json").write_text(
-            json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-    except OSError as error:
-        raise SaveError(f"{output_dir} cannot be written: {error.strerror or error}.") from None
-    if num_unread and console is not None:
-        say(console, f"{num_unread} of {len(paths)} answers could not be read and gave no box.")
-    return len(rows)
+    found = track(detector.predict(images()), "predict", total=len(own), console=console, disable=quiet)
+    names = drawn_names(paths)
+    drawn = []
+    for place, prediction in zip(own, found, strict=True):
+        boxes = prediction.result.detections
+        assert boxes.scores is not None
+        boxes = boxes.select(boxes.scores >= min_score)
+        draw_detections(pending.pop(0), boxes).save(output_dir / names[place], quality=92)
+        rows = _result_rows(paths[place], boxes, getattr(detector, "decoder", "text"))
+        drawn.append(_Drawn(place, rows, prediction.result.status == "malformed"))
+    return drawn
 
 
 def drawn_names(paths: Sequence[Path]) -> list[str]:

@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from boxtune.collators.batch import pack
 from boxtune.collators.encode import EncodedSample
-from boxtune.inference.language_pass import packed_masks, run_layers, see, sliding_window, token_masks
+from boxtune.inference.language_pass import Read, read_questions, run_layers, token_masks
 from boxtune.inference.slots import SlotMemory
 from boxtune.models.compile import are_compiled, is_compile_error, release_blocks
 
@@ -57,8 +56,8 @@ class Steps:
         """Record steps anew: the model's layers have changed."""
         self._recorded.clear()
 
-    def begin(self, samples: Sequence[EncodedSample], slots: Sequence[int], room: int) -> torch.Tensor:
-        """Read questions into free slots, in one packed row.
+    def begin(self, samples: Sequence[EncodedSample], slots: Sequence[int], room: int) -> tuple[torch.Tensor, Read]:
+        """Read questions into free slots, in one packed row; the device may still be at work when this is over.
 
         Args:
             samples: questions.
@@ -66,44 +65,27 @@ class Steps:
             room: tokens that an answer may have.
 
         Returns:
-            `[2, n]` on the CPU: the first token of each answer, and the logarithm of its probability.
+            `[2, n]`: the first token of each answer, and the logarithm of its probability; and what was read.
         """
         return self._uncompiled_if_need_be(lambda: self._begin(samples, slots, room))
 
-    def _begin(self, samples: Sequence[EncodedSample], slots: Sequence[int], room: int) -> torch.Tensor:
+    def _begin(self, samples: Sequence[EncodedSample], slots: Sequence[int], room: int) -> tuple[torch.Tensor, Read]:
         lengths = [len(sample) for sample in samples]
         if self.memory.grow(max(lengths) + room):
             self.forget()
-        merge = self.bare.config.vision_config.spatial_merge_size
-        packed, _ = pack(samples, [sample.input_ids for sample in samples], merge)
-        is_image = torch.cat([sample.vision_mask for sample in samples]).to(self.device)
-        inputs = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in packed.items()}
-        seen = see(self.bare, inputs, is_image)
         place = torch.tensor(slots, device=self.device)
         row = place.repeat_interleave(torch.tensor(lengths, device=self.device), output_size=sum(lengths))
-        positions = inputs["position_ids"]
-        borders = {name: inputs[name] for name in inputs if name.startswith(("cu_seq", "max_length"))}
-        hidden = run_layers(
-            self.bare,
-            seen.embeddings,
-            positions[1:],
-            self.memory.views(row, positions[0, 0], looks_back=False),
-            packed_masks(self.config, inputs["cu_seq_lens_q"], self.dtype),
-            seen=seen,
-            borders={} if sliding_window(self.config) else borders,
-        )
-        last = inputs["cu_seq_lens_q"][1:].long() - 1
-        tokens, best, log_probs = self._choose(hidden[0, last])
-        self.tokens[place] = tokens
-        self.lengths[place] = positions[0, 0, last] + 1
-        self.ahead[place] = positions[1:, 0, last].amax(0) - positions[0, 0, last]
-        self.active[place] = 1
+        read = read_questions(self.bare, samples, lambda at: self.memory.views(row, at[0], looks_back=False))
+        chosen, best, log_probs = self._choose(read.hidden[0, read.last])
+        end = read.positions[:, read.last]
+        self.tokens[place], self.lengths[place], self.active[place] = chosen, end[0] + 1, 1
+        self.ahead[place] = end[1:].amax(0) - end[0]
         if len(self.log_probs) < self.memory.num_slots:  # after a step of fewer slots, or none
             self.log_probs = log_probs.new_zeros(self.memory.num_slots, log_probs.shape[-1])
         self.log_probs[place] = log_probs
         for slot, length in zip(slots, lengths, strict=True):
             self._lengths[slot] = length
-        return torch.stack([tokens.float(), best]).cpu()
+        return torch.stack([chosen.float(), best]), read
 
     def end(self, slot: int) -> None:
         """Nothing more is written in this slot, but for its first place, over and over."""

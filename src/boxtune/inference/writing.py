@@ -6,9 +6,9 @@ Each answer stops for itself, and the next question takes its slot: an image wit
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,16 @@ from boxtune.collators.encode import EncodedSample
 from boxtune.grounding.codec import TextForm
 from boxtune.inference.candidates import Ending, GoingOn
 from boxtune.inference.decoding import Answer, answer_of
+from boxtune.inference.language_pass import Read
 from boxtune.inference.steps import Steps
 
 _TOKENS_AT_ONCE: Final = 32_768
 """Of questions that are read in one pass: more is not faster, and needs memory."""
 _FEW: Final = 4
 """The share of the slots that is free before more questions are read: a pass for one image alone is a waste."""
+
+Look = Callable[[Sequence[EncodedSample], Read], list[Any]]
+"""Questions, and what was read → something for each, say what a detection head finds."""
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Draft:
         tokens, log_probs: written so far, and the natural logarithm of each one's probability.
         num_given: candidates that it was made to go on with.
         ending: where it would have ended.
+        looked: what else was made of the question.
     """
 
     index: int
@@ -43,6 +48,15 @@ class Draft:
     log_probs: list[float] = field(default_factory=list)
     num_given: int = 0
     ending: Ending | None = None
+    looked: Any = None
+
+
+class Written(NamedTuple):
+    """A question, its answer, and what else was made of it."""
+
+    sample: EncodedSample
+    answer: Answer
+    looked: Any
 
 
 class Writer:
@@ -56,6 +70,7 @@ class Writer:
         questions: read when a slot is free for them.
         max_new_tokens: longest answer, candidates included.
         num_candidates: boxes to name after the end of each answer, see `candidates`.
+        look: what else is made of the questions while they are read.
     """
 
     def __init__(
@@ -68,50 +83,72 @@ class Writer:
         *,
         max_new_tokens: int,
         num_candidates: int = 0,
+        look: Look | None = None,
     ) -> None:
         self.tokenizer, self.questions = tokenizer, enumerate(questions)
         self.max_new_tokens, self.num_candidates = max_new_tokens, num_candidates
-        self.stops, self.steps = frozenset(stops), steps
+        self.stops, self.steps, self.look = frozenset(stops), steps, look
         self.going_on = GoingOn(tokenizer, form, stops)
         with torch.inference_mode():
             steps.clear()
         self.drafts: dict[int, Draft] = {}  # slot → what is written there
-        self.done: dict[int, tuple[EncodedSample, Answer]] = {}
+        self.first: list[tuple[list[int], torch.Tensor]] = []  # slots, and their first tokens as they come
+        self.done: dict[int, Draft] = {}
         self.num_given_out = 0
         self.failure: Exception | None = None
 
     @torch.inference_mode()
-    def advance(self) -> list[tuple[EncodedSample, Answer]]:
-        """Write until the next answer in order is done; it and those behind it that are. Empty at the end."""
+    def advance(self) -> list[Written]:
+        """Write until the next answer in order is done; it and those behind it that are. Empty at the end.
+
+        The next questions are given to the device before the answers are made out, so that both go on at once.
+        """
+        self._take_first()
         while self.num_given_out not in self.done:
-            free = self.steps.memory.num_slots - len(self.drafts)
-            if free * _FEW >= self.steps.memory.num_slots:
-                self._begin(free)
-            if not self.drafts:
+            self._begin()
+            self._take_first()
+            if self.drafts:
+                chosen = self.steps.step().T.tolist()
+                for slot in list(self.drafts):
+                    self._take(slot, *chosen[slot])
+            elif self.num_given_out not in self.done:
                 if self.failure is not None:
                     raise self.failure
                 return []
-            chosen = self.steps.step().T.tolist()
-            for slot in list(self.drafts):
-                self._take(slot, *chosen[slot])
+        self._begin()
         ready = []
         while self.num_given_out in self.done:
-            ready.append(self.done.pop(self.num_given_out))
+            ready.append(self._made_out(self.done.pop(self.num_given_out)))
             self.num_given_out += 1
         return ready
 
-    def _begin(self, num_free: int) -> None:
-        """Read questions into free slots, so many tokens at a time."""
-        waiting = self._read(num_free)
+    def _begin(self) -> None:
+        """Read questions into free slots where enough are free, so many tokens at a time."""
+        num_slots = self.steps.memory.num_slots
+        free = [slot for slot in range(num_slots) if slot not in self.drafts]
+        waiting = self._read(len(free)) if len(free) * _FEW >= num_slots else []
         while waiting:
             lengths = np.cumsum([len(sample) for _, sample in waiting])
             count = max(1, int((lengths <= _TOKENS_AT_ONCE).sum()))
             now, waiting = waiting[:count], waiting[count:]
-            slots = [slot for slot in range(self.steps.memory.num_slots) if slot not in self.drafts][:count]
-            self.drafts |= {slot: Draft(*question) for slot, question in zip(slots, now, strict=True)}
-            chosen = self.steps.begin([sample for _, sample in now], slots, self.max_new_tokens)
+            slots, free = free[:count], free[count:]
+            samples = [sample for _, sample in now]
+            chosen, read = self.steps.begin(samples, slots, self.max_new_tokens)
+            looked = [None] * count if self.look is None else self.look(samples, read)
+            for slot, question, found in zip(slots, now, looked, strict=True):
+                self.drafts[slot] = Draft(*question, looked=found)
+            self.first.append((slots, chosen))
+
+    def _take_first(self) -> None:
+        for slots, chosen in self.first:
             for slot, pair in zip(slots, chosen.T.tolist(), strict=True):
                 self._take(slot, *pair)
+        self.first = []
+
+    def _made_out(self, draft: Draft) -> Written:
+        log_probs = np.array(draft.log_probs, dtype=np.float32)
+        answer = answer_of(draft.tokens, log_probs, self.tokenizer, self.stops, draft.ending)
+        return Written(draft.sample, answer, draft.looked)
 
     def _read(self, number: int) -> list[tuple[int, EncodedSample]]:
         """The next questions; an error among them is raised when those before it are answered."""
@@ -141,10 +178,7 @@ class Writer:
         draft.log_probs.append(log_prob)
         if token in self.stops or len(draft.tokens) == self.max_new_tokens:
             self.steps.end(slot)
-            del self.drafts[slot]
-            log_probs = np.array(draft.log_probs, dtype=np.float32)
-            answer = answer_of(draft.tokens, log_probs, self.tokenizer, self.stops, draft.ending)
-            self.done[draft.index] = draft.sample, answer
+            self.done[draft.index] = self.drafts.pop(slot)
 
     def _log_prob(self, slot: int, token: int) -> float:
         return float(self.steps.log_probs[slot, token])

@@ -90,7 +90,8 @@ def _one_token(
     """
     batch, num_heads, _, width = query.shape
     grouped = query.view(batch, key.shape[1], -1, width).to(key.dtype)
-    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask.to(key.dtype), scale=scaling)
+    added = mask if mask.dtype == torch.bool else mask.to(key.dtype)
+    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=added, scale=scaling)
     return out.reshape(batch, 1, num_heads, width)
 
 

@@ -13,6 +13,12 @@ import torch
 from torch import nn
 
 
+_PROGRAMS = 32
+"""All blocks, of vision and language, are one function to the compiler (transformers' `GradientCheckpointingLayer`), of
+which it makes eight programs at most if it is not told otherwise; questions and single tokens are programs of their own.
+"""
+
+
 def blocks_of(model: Any, *, language: bool = True) -> list[nn.Module]:
     """The layers of the language model, unless left out, and the blocks of the vision tower.
 
@@ -32,6 +38,8 @@ def compile_blocks(model: Any, backend: str = "inductor", *, language: bool = Tr
         backend: of `torch.compile`.
         language: the layers of the language model too, not only the blocks of the vision tower.
     """
+    limits = torch._dynamo.config  # type: ignore[attr-defined]
+    limits.recompile_limit = max(limits.recompile_limit, _PROGRAMS)
     for block in blocks_of(model, language=language):
         block.compile(dynamic=True, backend=backend)
 

@@ -94,7 +94,7 @@ def family(model_type_or_config: Any) -> Family:
         ModelError: unknown; the message names the known ones and how to add a row.
     """
     model_type = getattr(model_type_or_config, "model_type", model_type_or_config)
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(
             f"Unknown model family '{model_type}'. Known: {', '.join(FAMILIES)}. "
             "A new one is a row in boxtune/models/families.py."

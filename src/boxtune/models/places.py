@@ -22,7 +22,7 @@ from boxtune.documents import parse_json
 from boxtune.errors import ModelError
 from boxtune.models.contract import FILE_NAME
 from boxtune.models.families import family
-from boxtune.models.strangers import check_sizes, forget_kernels
+from boxtune.models.strangers import check_sizes, forget_kernels, say_that_code_may_run
 
 EMBEDDED = "embedded"
 TINY = "tiny:"
@@ -135,7 +135,9 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
         raise no_model(name)
     from transformers import AutoConfig
 
-    place_or_id = str(path) if path.is_file() else name
+    if trust_remote_code:
+        say_that_code_may_run(name)
+    place_or_id = str(place if place.is_dir() else path) if path.is_file() else name
     try:
         config = AutoConfig.from_pretrained(place_or_id, trust_remote_code=trust_remote_code, **hub_options(name))
     except LOADING_ERRORS as error:

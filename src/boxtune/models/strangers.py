@@ -6,12 +6,15 @@ would make PEFT or transformers load code, read other files or search for ever i
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any, Final
 
+from rich.console import Console
 from safetensors import SafetensorError, safe_open
 
+from boxtune.console import say
 from boxtune.documents import parse_json
 from boxtune.errors import ModelError, some
 
@@ -94,6 +97,15 @@ def check_sizes(settings: dict[str, Any], path: Path) -> None:
             number = part.get(name, 0)
             if isinstance(number, int | float) and not number <= _MOST_BLOCKS:
                 raise ModelError(f"{path} says {name} {number:g}, no model has over {_MOST_BLOCKS}: copy it again.")
+
+
+@functools.cache
+def say_that_code_may_run(name: str) -> None:
+    """Say once, on the error stream, that the user has let a model's own code run."""
+    say(
+        Console(stderr=True),
+        f"model.trust_remote_code=true: code that comes with '{name}' may run, and may do all that you may do.",
+    )
 
 
 def forget_kernels(config: Any) -> None:

@@ -80,13 +80,16 @@ def training_arguments(config: Config) -> TrainingArguments:
         dataloader_num_workers=int(config.data.num_workers),
         remove_unused_columns=False,
         disable_tqdm=True,
-        # looked for in the model's forward, which a head is no part of; without one transformers decides
-        ddp_find_unused_parameters=False if config.model.detection_head else None,
-        **_of_loading(device.type == "cuda") | settings.passed_on,
+        **_OF_PROCESSES | _of_loading(device.type == "cuda") | settings.passed_on,
     )
     if made.n_gpu > 1:
         made._n_gpu = 1  # nn.DataParallel cannot divide our batches: several GPUs take a process each
     return made
+
+
+# Looking for parameters without a gradient costs time at every step, passes over a head, which is no part of the
+# model's forward, and finds none: the first step is looked at (callbacks/audit.py).
+_OF_PROCESSES = {"ddp_find_unused_parameters": False}
 
 
 def _of_loading(on_gpu: bool) -> dict[str, Any]:

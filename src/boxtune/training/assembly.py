@@ -184,6 +184,7 @@ def packed_sampler(
         config.trainer.seed,
         rank=arguments.process_index,
         num_processes=arguments.world_size,
+        rows_per_step=arguments.world_size * arguments.gradient_accumulation_steps,
     )
     say(
         console,

@@ -6,6 +6,7 @@ goes on without the optimizer's state where one of its files is missing.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from boxtune.config.load import flatten, read_yaml
@@ -149,9 +151,9 @@ def _damage(path: Path) -> str | None:
         if path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):  # torch.save writes zip archives
             return "is cut or no file of torch"
         if path.suffix in (".pt", ".pth"):
-            _look_for_programs(path)
-        if path.suffix == ".json":
-            parse_json(path.read_bytes())
+            return _strange_content(path)
+        if path.suffix == ".json" and not _is_as_written(path.name, parse_json(path.read_bytes())):
+            return "is not what a training writes"
         if path.suffix == ".yaml" and (reason := _cut(path)) is not None:
             return f"cannot be read ({reason})"
     except UnpicklingError:  # whose message tells how to read it nevertheless
@@ -161,12 +163,28 @@ def _damage(path: Path) -> str | None:
     return None
 
 
-def _look_for_programs(path: Path) -> None:
-    """Read what torch has pickled, but for the tensors' content, as the trainer will: without running anything.
+def _strange_content(path: Path) -> str | None:
+    """What is wrong with a file of torch, read as the trainer will read it: without running anything.
 
     Raises:
         UnpicklingError: there is something else in it than tensors, numbers, lists and the like.
         RuntimeError: it is damaged.
     """
     with safe_globals():  # numpy's, for the state of its random generator
-        torch.load(path, weights_only=True, mmap=True, map_location="meta")
+        content = torch.load(path, weights_only=True, mmap=True, map_location="meta")
+    return None if isinstance(content, dict) else "is not what a training writes"
+
+
+def _is_as_written(name: str, content: Any) -> bool:
+    """Whether a JSON file of a checkpoint has what going on takes from it."""
+    if name == RUN_FILE:
+        data = content.get("data") if isinstance(content, dict) else None
+        return isinstance(data, dict) and isinstance(data.get("fingerprint"), str)
+    if name != "trainer_state.json":
+        return True
+    known = {field.name for field in dataclasses.fields(TrainerState)}
+    if not isinstance(content, dict) or not content.keys() <= known:
+        return False
+    step, rows = content.get("global_step"), content.get("log_history")
+    rows_fit = isinstance(rows, list) and all(isinstance(row, dict) and "step" in row for row in rows)
+    return isinstance(step, int) and isinstance(content.get("stateful_callbacks"), dict) and rows_fit

@@ -98,6 +98,15 @@ class TermMeans:
         self._before_step: dict[str, torch.Tensor] = {}
         self.num_steps = 0
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"sums": {name: total.item() for name, total in self._sums.items()}, "num_steps": self.num_steps}
+
+    def take_up(self, saved: Mapping[str, Any], device: torch.device) -> None:
+        """Go on with what a checkpoint keeps."""
+        self._sums = {name: torch.tensor(total, device=device) for name, total in saved["sums"].items()}
+        self.num_steps = int(saved["num_steps"])
+
     def begin_step(self) -> None:
         """What is added from here on belongs to the next step."""
         self._before_step = dict(self._sums)

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from boxtune import processes
+from boxtune.config.engines import Engine
 from boxtune.data.digests import image_digests, pack_digests
 from boxtune.models.areas import AreaSummary
 from boxtune.models.contract import Contract
@@ -36,12 +38,15 @@ def run_record(
     base_model: str,
     areas: Sequence[AreaSummary],
     stage: StageMark | None = None,
+    engine: Engine = "ddp",
 ) -> dict[str, Any]:
     """JSON-ready facts about a run; `areas` of the model as it is trained."""
     train_set, watched = data.train, data.watched
     return {
         **({} if stage is None else {"stage": dataclasses.asdict(stage)}),
         "base_model": base_model,
+        "num_processes": processes.count(),
+        "engine": engine,
         "model_type": contract.model_type,
         "trained": {row.area: row.num_trainable for row in areas if row.num_trainable},
         "data": {

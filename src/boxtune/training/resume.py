@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from boxtune.training.damage import check_whole
 _FREE_SECTIONS = ("evaluation", "logging")
 # These say which images are kept from training to be watched.
 _FIXED_KEYS = frozenset({"evaluation.watch_images", "evaluation.watch_split", "evaluation.keep_best"})
+_STEP_KEYS = ("trainer.per_device_train_batch_size", "trainer.gradient_accumulation_steps")  # see `check_processes`
 _LENGTH_KEYS = ("trainer.minutes", "trainer.max_steps", "trainer.num_train_epochs")
 _FREE_KEYS = frozenset(
     {
@@ -73,7 +75,9 @@ def claim_output_dir(output_dir: Path, resume: bool) -> Path | None:
     return checkpoint
 
 
-def check_settings(saved: Path, config: Config, run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def check_settings(
+    saved: Path, config: Config, run: Path, free: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Refuse other settings than those saved in a folder; returns both, flat. `auto` agrees with what was fitted.
 
     Raises:
@@ -82,7 +86,7 @@ def check_settings(saved: Path, config: Config, run: Path) -> tuple[dict[str, An
     before = dict(flatten(load_config(saved / CONFIG_FILE).model_dump()))
     now = dict(flatten(config.model_dump()))
     for key in sorted(before.keys() | now.keys()):
-        if _is_free(key) or now.get(key) in (before.get(key), "auto"):
+        if _is_free(key) or key in free or now.get(key) in (before.get(key), "auto"):
             continue
         raise ConfigError(
             f"{key} is {now.get(key)}, but the run in {run} was made with {before.get(key)}: "
@@ -92,6 +96,8 @@ def check_settings(saved: Path, config: Config, run: Path) -> tuple[dict[str, An
 
 
 def _is_free(key: str) -> bool:
+    if key.startswith(("trainer.fsdp", "trainer.deepspeed")):  # see `check_processes`
+        return True
     if key.startswith("trainer.stability."):  # says what to do where numbers are lost anyhow
         return True
     return key in _FREE_KEYS or (key.split(".")[0] in _FREE_SECTIONS and key not in _FIXED_KEYS)
@@ -104,8 +110,9 @@ def check_unchanged(checkpoint: Path, config: Config, record: dict[str, Any]) ->
         ConfigError: names the setting and both values.
         DataError: the data set holds something else now.
     """
-    before, now = check_settings(checkpoint, config, checkpoint.parent)
+    before, now = check_settings(checkpoint, config, checkpoint.parent, free=_STEP_KEYS)
     made = json.loads((checkpoint / RUN_FILE).read_text(encoding="utf-8"))
+    check_processes(checkpoint.parent, before, now, made, record)
     _check_stage(checkpoint.parent, made.get("stage"), record.get("stage"))
     if made["data"]["fingerprint"] != record["data"]["fingerprint"]:
         raise DataError(
@@ -121,6 +128,50 @@ def check_unchanged(checkpoint: Path, config: Config, record: dict[str, Any]) ->
         raise ConfigError(
             f"The run in {run} is finished: raise {' or '.join(_LENGTH_KEYS)} to go on with it, or {further}."
         )
+
+
+def check_processes(
+    run: Path, before: dict[str, Any], now: dict[str, Any], made: dict[str, Any], record: dict[str, Any]
+) -> None:
+    """A step must be of as many images (packed: rows) as before, in however many processes.
+
+    Args:
+        run: its folder, for messages.
+        before, now: settings, flat.
+        made, record: `run.json` of the checkpoint and of this sitting.
+
+    Raises:
+        ConfigError: says what would make it so; DeepSpeed's files are for as many processes as have written them.
+    """
+    engines = [one.get("engine", "ddp") for one in (made, record)]
+    counts = [one.get("num_processes", 1) for one in (made, record)]
+    if "deepspeed" in engines and (engines[0] != engines[1] or counts[0] != counts[1]):
+        raise ConfigError(
+            f"The run in {run} was made by {engines[0]} in {counts[0]} processes, and would go on by {engines[1]} in "
+            f"{counts[1]}: a checkpoint of DeepSpeed goes on under DeepSpeed, in as many processes as have written it."
+        )
+    batch, accumulation = _STEP_KEYS
+    sizes = [count * of[accumulation] * of[batch] for count, of in zip(counts, (before, now), strict=True)]
+    packed = now.get("collator.token_budget") is not None  # how many images a row has is not in our hands then
+    if sizes[0] == sizes[1] and (now[batch] == before[batch] or not packed):
+        return
+    each, rest = divmod(sizes[0], counts[1])
+    if not rest and each % before[batch] == 0:
+        remedy = f"set {accumulation}={each // before[batch]} and {batch}={before[batch]}"
+    elif not rest and not packed:
+        remedy = f"set {accumulation}=1 and {batch}={each}"
+    else:
+        whole = counts[0] * before[accumulation] if packed else sizes[0]
+        remedy = f"go on in a number of processes that divides {whole}"
+    raise ConfigError(
+        f"A step of the run in {run} is {_step(counts[0], before)}, and would now be {_step(counts[1], now)}: "
+        f"{remedy}, so that the losses stay those of one run."
+    )
+
+
+def _step(count: int, settings: dict[str, Any]) -> str:
+    batch, accumulation = (settings[key] for key in _STEP_KEYS)
+    return f"{count} processes × batch {batch} × accumulation {accumulation}"
 
 
 def _check_stage(run: Path, before: dict[str, Any] | None, now: dict[str, Any] | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import check_lengths, longest_answer
 from boxtune.collators.objects import ObjectTargets
 from boxtune.config.checks import check_areas, check_config
+from boxtune.config.engines import engine_of
 from boxtune.config.load import to_yaml
 from boxtune.config.recipes import stage_configs
 from boxtune.config.schema import Config
@@ -27,11 +28,9 @@ from boxtune.console import say
 from boxtune.data.conversation import ConversationStyle
 from boxtune.data.dataset import DetectionDataset
 from boxtune.errors import BoxtuneError, ConfigError
-from boxtune.evaluation.evaluate import Evaluation, check_labels, evaluate, write_evaluation
+from boxtune.evaluation.evaluate import check_labels
 from boxtune.evaluation.metrics import Metrics
-from boxtune.evaluation.provenance import seen_images, seen_note
-from boxtune.evaluation.report import write_report
-from boxtune.inference.detector import Detector, pick_device
+from boxtune.inference.detector import pick_device
 from boxtune.models.areas import (
     AreaSummary,
     LowRank,
@@ -55,7 +54,7 @@ from boxtune.training.clock import warms_up
 from boxtune.training.failures import explained
 from boxtune.training.features import check_cache_folder, open_features
 from boxtune.training.head import fit_head
-from boxtune.training.interlude import as_loaded
+from boxtune.training.last_evaluation import evaluate_at_end
 from boxtune.training.preflight import changes, check_model, describe, show_first_samples
 from boxtune.training.record import run_record
 from boxtune.training.resume import check_unchanged, claim_output_dir
@@ -132,7 +131,7 @@ def train(
     say(console, f"{speed}\n{cache_line}")
     show_first_samples(collator, augmented(config, data.train), config.logging.first_samples, model, console)
     how = speed.record() | {"vision_cache": None if kept_features is None else str(kept_features.cache.folder)}
-    record = run_record(data, contract, loaded.base, rows, stage) | {"speed": how}
+    record = run_record(data, contract, loaded.base, rows, stage, engine_of(config)) | {"speed": how}
     if checkpoint is not None:
         check_unchanged(checkpoint, config, record)
     home = output_dir if stage is None else output_dir.parent
@@ -157,11 +156,10 @@ def train(
     if (chosen := _take_best(trainer, assembled.best, output_dir, console)) is not None:
         record, result = record | {"best": chosen}, dataclasses.replace(result, best_step=chosen["step"])
     _save_model(trainer, contract, output_dir, to_yaml(config), record, stage)
-    if not config.evaluation.at_end or data.val is None or not processes.is_first():
+    if not config.evaluation.at_end or data.val is None:
         return result
-    trained = dataclasses.replace(loaded, model=trainer.model, contract=contract, trained_here=True)
     try:
-        metrics = _evaluate_at_end(config, trained, data.val, result.losses, console)
+        metrics = evaluate_at_end(config, trainer, loaded, contract, data.val, result.losses, console)
     except (KeyboardInterrupt, SystemExit):
         say(
             console,
@@ -207,29 +205,6 @@ def _result(trainer: DetectionTrainer, output_dir: Path, stopped_by: int | None)
     state = trainer.state
     losses = tuple((int(row["step"]), float(row["loss"])) for row in state.log_history if "loss" in row)
     return TrainResult(output_dir, state.global_step, trainer.clock.seconds, losses, None, stopped_by)
-
-
-def _evaluate_at_end(
-    config: Config,
-    trained: LoadedModel,
-    val_set: DetectionDataset,
-    losses: Sequence[tuple[int, float]],
-    console: Console,
-) -> Metrics:
-    """Metrics, predictions and the report, in the output folder."""
-    detector = Detector(trained, batch_size=int(config.evaluation.batch_size), decoder=config.decoder)
-    limit = config.evaluation.max_images
-    held = val_set if limit is None else val_set.subset(range(min(limit, len(val_set))))
-    with as_loaded(trained.model):
-        evaluation: Evaluation = evaluate(detector, held, console=console, details=True)
-    if (note := seen_note(seen_images(Path(config.output_dir), held))) is not None:
-        evaluation = dataclasses.replace(evaluation, notes=(note,))
-    output_dir = Path(config.output_dir)
-    write_evaluation(output_dir, evaluation)
-    title = f"{output_dir.name}: {config.model.name} trained on {val_set.name}"
-    models = [(output_dir.name, evaluation)]
-    write_report(output_dir / "report.html", title=title, models=models, samples=held, losses=losses)
-    return evaluation.metrics
 
 
 def _load(config: Config, device: torch.device) -> tuple[Config, LoadedModel]:

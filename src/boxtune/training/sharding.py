@@ -53,7 +53,7 @@ def settle(accelerator: Any, plugin: FullyShardedDataParallelPlugin | None) -> N
     plugin = state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise ConfigError(
-            "FSDP1 is asked for, which transformers drops: set fsdp_version: 2, or leave trainer.fsdp_config.version out."
+            "FSDP1 is asked for, boxtune knows FSDP2: set fsdp_version: 2, or leave trainer.fsdp_config.version out."
         )
     if state.mixed_precision == "bf16":
         computed = torch.bfloat16
@@ -77,7 +77,7 @@ def whole_weights(model: Any, *, only_trained: bool) -> Tensors:
 
 @contextmanager
 def of_own_class(model: Any) -> Iterator[None]:
-    """Inside, the class of a model is the one it had before `fully_shard`, by whose name transformers 5.23 knows how the
+    """Inside, the class of a model is the one it had before `fully_shard`: by its name transformers 5.23 knows how the
     weights of a checkpoint are called (`get_model_conversion_mapping`).
     """
     sharded = type(model)

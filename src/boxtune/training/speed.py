@@ -136,7 +136,7 @@ def fit_rows(
     if fitted.collator.batching != "packed" or budget is None:
         return fitted, None
     if config.collator.token_budget == "auto":
-        budget = least_budget(lengths, int(budget), processes.count())
+        budget = least_budget(lengths, int(budget), processes.count() * config.trainer.gradient_accumulation_steps)
     config = fitted.changed("collator", token_budget=budget)
     return config, max(1, int(budget) * len(lengths) // sum(lengths))
 

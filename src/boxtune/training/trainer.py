@@ -14,21 +14,24 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
-from accelerate.utils import FullyShardedDataParallelPlugin, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer_utils import seed_worker
 
 from boxtune.collators.packing import PackedSampler
+from boxtune.collators.shuffling import ShuffledSampler
 from boxtune.losses import language
 from boxtune.models.compile import is_compile_error, release_blocks, uncompiled
 from boxtune.models.detection_head.attached import detached, split_state
 from boxtune.models.detection_head.saving import load_head, save_head
 from boxtune.models.frozen_vision import frozen_features
-from boxtune.training import sharding, zero
+from boxtune.training import sharding
 from boxtune.training.callbacks.epochs import EpochCallback
 from boxtune.training.callbacks.interrupt import InterruptCallback, LookEnded
 from boxtune.training.callbacks.parts import PartsCallback, release_memory
+from boxtune.training.callbacks.unlogged import UnloggedCallback
 from boxtune.training.clock import RunClock
+from boxtune.training.divided import DividedTrainer
 from boxtune.training.durable import DurableTrainer, leave_signals
 from boxtune.training.failures import is_out_of_memory
 from boxtune.training.features import RunFeatures
@@ -39,7 +42,7 @@ from boxtune.training.stability import Stability, naming_operations
 from boxtune.training.watch import Watch
 
 
-class DetectionTrainer(DurableTrainer):
+class DetectionTrainer(DurableTrainer, DividedTrainer):
     """One step: the model runs once, each term of the loss is a sum over the step's targets divided by their number.
 
     The number is that of the whole step, over accumulated batches and all processes, so neither batching changes the
@@ -80,21 +83,11 @@ class DetectionTrainer(DurableTrainer):
         self._compiles = speed is not None and bool(speed.compiled)  # and no step has shown yet that it works
         self.add_callback(clock)
         self.add_callback(EpochCallback(self.train_dataset))
-
-    def create_accelerator_and_postprocess(self) -> None:
-        """As `Trainer.create_accelerator_and_postprocess`; FSDP also on a CPU."""
-        super().create_accelerator_and_postprocess()
-        asked = self.args.fsdp_plugin_args
-        if asked is None and not self.is_fsdp_enabled and not parse_flag_from_env("ACCELERATE_USE_FSDP"):
-            return
-        sharding.settle(self.accelerator, None if asked is None else FullyShardedDataParallelPlugin(**asked))
-        self.is_fsdp_enabled = True
+        self.add_callback(UnloggedCallback(self))
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """As `Trainer.train`; afterwards the model is as it was but for its weights."""
         self._logged_at = time.perf_counter()
-        if resume_from_checkpoint is not None and self.is_fsdp_enabled:  # while each process still has all weights
-            self.take_weights(Path(resume_from_checkpoint))
         try:
             output = super().train(resume_from_checkpoint, **kwargs)
         finally:
@@ -109,19 +102,25 @@ class DetectionTrainer(DurableTrainer):
 
     def get_train_dataloader(self) -> Any:
         """Rows within a budget of tokens where there is one; a fixed number of images otherwise."""
-        if self.packing is None:
-            return super().get_train_dataloader()
         args = self.args
+        batches: Any = self.packing or ShuffledSampler(
+            len(self.train_dataset),
+            args.train_batch_size,
+            args.seed,
+            rank=args.process_index,
+            num_processes=args.world_size,
+        )
+        seeded = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index)
         return DataLoaderShard(  # what `Accelerator.prepare` makes; the sampler knows its process itself
             self.train_dataset,
             device=self.accelerator.device if self.accelerator.device_placement else None,
-            batch_sampler=self.packing,
+            batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=partial(leave_signals, None),
+            worker_init_fn=partial(leave_signals, seeded),
             _non_blocking=True,
         )
 
@@ -264,15 +263,14 @@ class DetectionTrainer(DurableTrainer):
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The watched images, which the first process looks at while the clock of all stands still.
+        """The watched images, which all processes look at, each at a part, while their clocks stand still.
 
         Callbacks hear of it by `on_evaluate`, as of any evaluation of transformers; saving comes after it.
         """
         if self.watch is None:
             return super().evaluate(*args, **kwargs)
         with self.clock.standing_still(), uncompiled():
-            looked = [self._look(self.watch) if self.is_world_process_zero() else None]
-            figures: dict[str, float] | None = broadcast_object_list(looked)[0]
+            figures: dict[str, float] | None = broadcast_object_list([self._look(self.watch)])[0]  # the seconds differ
         if figures is None:  # a signal came
             self.control.should_save = self.control.should_training_stop = True
             return {}
@@ -286,43 +284,13 @@ class DetectionTrainer(DurableTrainer):
         except LookEnded:
             return None
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`; divided weights are put together, and written as one process writes them."""
-        only_trained = hasattr(self.model, "peft_config")
-        if self.is_fsdp_enabled:
-            self._save(output_dir, sharding.whole_weights(self.model, only_trained=only_trained))
-        elif self.is_deepspeed_enabled:
-            self._save(output_dir, zero.whole_weights(self.model_wrapped, only_trained=only_trained))
-        else:
-            super().save_model(output_dir, _internal_call)
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Weights as transformers or PEFT write them, and those of a detection head beside them."""
         own, of_head = (None, None) if state_dict is None else split_state(state_dict)
-        with detached(self.model) as head, sharding.of_own_class(self.model):
+        with detached(self.model) as head:
             super()._save(output_dir, own)
         if head is not None and self.args.should_save:
             save_head(head, Path(output_dir or self.args.output_dir or ""), of_head)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As `Trainer._save_optimizer_and_scheduler`; a divided state is put together."""
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        assert self.lr_scheduler is not None
-        state = sharding.whole_optimizer_state(self.optimizer)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As `Trainer._load_optimizer_and_scheduler`; each process takes its part."""
-        if not self.is_fsdp_enabled or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        assert self.lr_scheduler is not None
-        sharding.load_whole_optimizer_state(self.optimizer, Path(checkpoint) / OPTIMIZER_NAME)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def take_weights(self, checkpoint: Path) -> None:
         """Put the weights of a checkpoint into the model; optimizer and schedule stay as they are."""

@@ -23,7 +23,7 @@ SHOWN_FIGURES = ("map", "map50", "mean_iou", "mean_iou_all", "parse_rate")
 
 
 class Watch:
-    """Evaluates the live weights on a few images, as at the end of a run.
+    """Evaluates the live weights on a few images, as at the end of a run; several processes share them.
 
     No logits are kept. Where a batch does not fit beside what training holds in memory, it is halved, for good.
 
@@ -59,7 +59,7 @@ class Watch:
             ModelError: not even one image fits into memory.
         """
         began = time.monotonic()
-        with interlude(model), as_loaded(model), self.looking():
+        with interlude(model), as_loaded(model):
             self.last = self._evaluate(dataclasses.replace(self.loaded, model=model, trained_here=True))
         self.last_seconds = time.monotonic() - began
         self.seconds_spent += self.last_seconds
@@ -72,7 +72,7 @@ class Watch:
         while True:
             try:
                 detector = Detector(trained, batch_size=self.batch_size, decoder=self.decoder)
-                return evaluate(detector, self.samples, details=True)
+                return evaluate(detector, self.samples, details=True, shared=True, around=self.looking)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise ModelError(

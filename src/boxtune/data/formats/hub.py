@@ -44,6 +44,7 @@ _BOX_FORMS: dict[str, tuple[Callable[[Any, Any, Any, Any], tuple[Any, ...]], boo
     "xywh_px": (lambda x, y, w, h: (x, y, x + w, y + h), False),
 }
 _OPEN_FOOD_FACTS = "yxyx_norm"
+_LEAST_BOMB_BYTES, _MOST_PACKED = 1 << 30, 100  # images are packed already, and shrink no further
 _READ_COLUMNS = ("image_id", "width", "height", "objects")
 _CLASS_COLUMNS = ("category_name", "category", "categories", "label", "labels", "category_id")
 
@@ -204,8 +205,24 @@ def _load(place: Place, split: str) -> datasets.Dataset:
 
     with _Loading(place):
         if place.path is not None:
+            for file in _parquet_files(place.path):
+                _refuse_bomb(file)
             return datasets.load_dataset("parquet", data_files={split: _local_splits(place.path)[split]}, split=split)
         return datasets.load_dataset(str(place.hub_id), place.options.get("config"), split=split, **_revision(place))
+
+
+def _refuse_bomb(file: Path) -> None:
+    """As far as the file itself says what it unpacks to: `datasets` writes all of it to its cache first."""
+    import pyarrow.parquet as pq
+
+    described = pq.read_metadata(file)
+    num_packed = file.stat().st_size
+    num_bytes = sum(described.row_group(number).total_byte_size for number in range(described.num_row_groups))
+    if described.num_rows > num_packed or num_bytes > max(_LEAST_BOMB_BYTES, _MOST_PACKED * num_packed):
+        raise DataError(
+            f"'{file}' has {num_packed:,} bytes and unpacks to {num_bytes:,} in {described.num_rows:,} rows, which no "
+            "images do. Write it again without repetition if you trust it."
+        )
 
 
 def _revision(place: Place) -> dict[str, str]:
@@ -226,9 +243,9 @@ def _check_network(place: Place) -> None:
     cached = Path(datasets.config.HF_DATASETS_CACHE) / str(place.hub_id).replace("/", "___")
     if not cached.is_dir():
         raise DataError(
-            f"Data set '{place.spec}' cannot be loaded: it is no folder here, the hub cannot be reached, nor is it in the "
-            f"cache here. Where there is a network `hf download {place.hub_id} --repo-type dataset` fetches it and names a "
-            "folder: copy that here, and give it as the data."
+            f"Data set '{place.spec}' cannot be loaded: no such folder, the hub cannot be reached, nor is it in the "
+            f"cache here. Where there is a network `hf download {place.hub_id} --repo-type dataset` fetches it and "
+            "names a folder: copy that here, and give it as the data."
         )
 
 
@@ -242,7 +259,7 @@ class _Loading:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, DataError):
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise DataError(f"Data set '{self.place.spec}' cannot be loaded ({reason}). {self._remedy()}") from error
 
