@@ -40,6 +40,8 @@ ROOMS = {  # in the order of the way of one image; the command line has a page o
     "evaluation": "figures, intervals, reports, comparisons",
     "inspection": "what is there, before anything is trained",
     "training": "runs, recipes, callbacks",
+    "serve": "a detector as an HTTP service",
+    "app": "a page in the browser to try models",
 }
 _MARK = re.compile(r"^<!-- made from the code: ([a-z ]+) -->$", re.MULTILINE)
 

@@ -95,6 +95,10 @@ class Browser:
         node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.send("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
 
+    def keep_downloads(self, folder: Path) -> None:
+        """Save what is downloaded into a folder."""
+        self._send("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+
     def picture(self, file: Path, *, whole: bool = True) -> None:
         """Save a screenshot."""
         shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)

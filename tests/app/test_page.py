@@ -29,15 +29,25 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture
-def site(handlers):
+def site(handlers, browser):
     with running_site(handlers) as client:
         yield client
+        browser.open("about:blank")  # a page that is open keeps the server from ending
 
 
 def opened(browser: Browser, site: Client, **how) -> None:
     browser.events.clear()
     browser.open(f"http://127.0.0.1:{site.port}/", **how)
     browser.wait("document.querySelector('#bt-find') && document.querySelector('#bt-first input')?.value")
+    browser.run(SETTLED)
+
+
+# until nothing on the page has changed for a while: what was put there earlier may be replaced
+SETTLED = """new Promise((done) => {
+  let timer = setTimeout(done, 400);
+  const again = () => { clearTimeout(timer); timer = setTimeout(done, 400) };
+  new MutationObserver(again).observe(document.body, {childList: true, subtree: true, attributes: true});
+})"""
 
 
 def press(browser: Browser, selector: str) -> None:
@@ -82,7 +92,7 @@ def photos(samples, tmp_path) -> list[Path]:
 SHOWN = "document.querySelectorAll('.bt-box[data-score]:not(.bt-low)').length"
 
 
-def test_the_way_of_a_photo(browser, site, handlers: Handlers, photos, samples, loaded, monkeypatch):
+def test_the_way_of_a_photo(browser, site, handlers: Handlers, photos, samples, loaded, monkeypatch, tmp_path):
     opened(browser, site)
     drop(browser, photos[0], photos[2])
     asked = []
@@ -102,16 +112,16 @@ def test_the_way_of_a_photo(browser, site, handlers: Handlers, photos, samples, 
     assert box == pytest.approx([x1 / width, y1 / height, x2 / width, y2 / height], abs=0.02)
     assert browser.run("document.querySelector('.bt-raw').textContent").count("object_ref_start") == 1
 
-    browser.wait(
-        "document.querySelector('#bt-coco-1')?.href || document.querySelector('#bt-coco-1 a, a#bt-coco-1')?.href"
-    )
-    assert len(downloaded(browser, site, "#bt-coco-1")["annotations"]) == 3
+    browser.wait("document.querySelector('#bt-coco-1')")
+    assert len(downloaded(browser, tmp_path / "all")["annotations"]) == 3
     middle = (scores[0] + scores[1]) / 2
     slide(browser, middle)
     browser.wait(f"{SHOWN} === 2")
     assert sum(browser.run("[...document.querySelectorAll('.bt-count')].map(one => Number(one.textContent))")) == 2
     assert asked == ["tiny:qwen2_vl"], "moving the threshold has asked the model again"
-    wait_for(lambda: len(downloaded(browser, site, "#bt-coco-1")["annotations"]) == 2)
+    wait_for(lambda: len(list(handlers.folder.rglob("coco.json"))) >= 2)
+    time.sleep(0.5)  # until the button has it
+    assert len(downloaded(browser, tmp_path / "fewer")["annotations"]) == 2
     assert browser.complaints() == []
     own = f"http://127.0.0.1:{site.port}/"
     assert [one for one in browser.addresses() if not one.startswith((own, "data:", "blob:"))] == []
@@ -125,11 +135,13 @@ def slide(browser: Browser, value: float) -> None:
         one.dispatchEvent(new PointerEvent('pointerup', {{bubbles: true}})) }})()""")
 
 
-def downloaded(browser: Browser, site: Client, selector: str) -> dict:
-    address = browser.run(
-        f"(document.querySelector('{selector}').closest('a') ?? document.querySelector('{selector} a') ?? document.querySelector('{selector}')).href"
-    )
-    return site.get(address.partition(f":{site.port}")[2]).json
+def downloaded(browser: Browser, folder: Path) -> dict:
+    """What a press on the button saves."""
+    folder.mkdir()
+    browser.keep_downloads(folder)
+    press(browser, "#bt-coco-1")
+    wait_for(lambda: (folder / "coco.json").is_file())
+    return json.loads((folder / "coco.json").read_text())
 
 
 def wait_for(condition, seconds: float = 30) -> None:
@@ -154,7 +166,8 @@ def test_two_models_on_a_picture_of_the_data_set(browser, site):
     truth = "getComputedStyle(document.querySelector('.bt-truth')).display"
     assert browser.run(truth) == "block"
     browser.run(
-        "[...document.querySelectorAll('label')].find(one => one.textContent.includes('True boxes')).querySelector('input').click()"
+        "[...document.querySelectorAll('label')].find(one => one.textContent.includes('True boxes'))"
+        ".querySelector('input').click()"
     )
     browser.wait(f"{truth} === 'none'")
     assert browser.run(TITLE) == "boxtune"

@@ -1,4 +1,4 @@
-"""Commands of boxtune in processes that may be killed, begun quickly: all modules are imported before the process forks.
+"""Commands of boxtune in processes that may be killed, begun quickly: all is imported before the process forks.
 
 A program of its own: it reads a command line a line (JSON: arguments, name of a log), answers with the process id, and,
 once that process has ended, with its exit status as `waitpid` tells it.
@@ -73,7 +73,7 @@ def wait_for(what: Callable[[], Any], pid: int, *, seconds: float = 60, pause: f
 def serve() -> None:
     import boxtune.cli.main
     import boxtune.evaluation.summary
-    import boxtune.training.recipes  # noqa: F401
+    import boxtune.training.recipes
 
     for line in sys.stdin:
         arguments, log = json.loads(line)

@@ -1,4 +1,4 @@
-"""Data that changes under a run, and processes that read it and die: what was learned is saved, and one line says it."""
+"""Data that changes under a run, and processes that read it and die: what was learned is saved."""
 
 from __future__ import annotations
 

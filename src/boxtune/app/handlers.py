@@ -121,14 +121,14 @@ class Handlers:
             names = self._choice_decoders(model) if model else ("text",)
             return gr.Radio(choices=list(names), value=names[0], visible=len(names) > 1)
 
-    def lists(self, first: str, second: str, report: str | None) -> tuple[Any, Any, Any]:
-        """Models and reports that are there now, what is chosen kept."""
+    def lists(self) -> tuple[Any, Any, Any]:
+        """Models, models to compare with and reports that are there now; what is chosen stays."""
         with told():
-            names, reports = list(self.catalogue.choices()), list(self.catalogue.reports())
+            names = list(self.catalogue.choices())
             return (
-                gr.Dropdown(choices=names, value=first if first in names else names[0]),
-                gr.Dropdown(choices=[("none", ""), *((name, name) for name in names)], value=second),
-                gr.Dropdown(choices=reports, value=report if report in reports else None),
+                gr.Dropdown(choices=names),
+                gr.Dropdown(choices=[("none", ""), *((name, name) for name in names)]),
+                gr.Dropdown(choices=list(self.catalogue.reports())),
             )
 
     # ---- asking ------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def build_page(handlers: Handlers) -> gr.Blocks:
                 first, second, samples = _find_tab(handlers)
             with gr.Tab("Reports"):
                 report = _report_tab(handlers)
-        page.load(handlers.lists, [first, second, report], [first, second, report], **_QUIET)
+        page.load(handlers.lists, None, [first, second, report], **_QUIET)
         if samples is not None:
             page.load(lambda: handlers.thumbnails(1), None, samples, **_QUIET)
     return page.queue(default_concurrency_limit=1, max_size=32)

@@ -34,7 +34,9 @@ def command(
 ) -> None:
     """Try models in the browser: drop photos, see boxes, compare two models, look at reports. Ctrl-C ends it."""
     require_extra("app", "gradio", "fastapi", "uvicorn")
+    import logging
     import tempfile
+    from functools import partial
 
     from rich.console import Console
 
@@ -62,4 +64,6 @@ def command(
         handlers = Handlers(catalogue, models, dataset, limits, Path(folder))
         site = build_site(handlers, host)
         say(Console(), f"Open {address_of(listening)} in a browser; Ctrl-C ends it.")
-        run_until_stopped(site, listening, max_seconds_to_stop=5)
+        # pages that are still open hold connections; that they are cut off is no news
+        quiet = partial(logging.getLogger("uvicorn.error").setLevel, logging.CRITICAL)
+        run_until_stopped(site, listening, on_stop=quiet, max_seconds_to_stop=3)

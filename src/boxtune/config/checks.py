@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boxtune.config.engines import asked_by, engine_of
+from boxtune.config.engines import asked_by, check_engine, engine_of
 from boxtune.config.groups import check_groups
 from boxtune.config.load import flatten, nearest_key
 from boxtune.config.recipes import stage_configs
@@ -69,6 +69,7 @@ def check_config(config: Config) -> None:
     if config.collator.batching == "packed" and model.attention == "eager":
         raise ConfigError("collator.batching=packed needs model.attention=sdpa or flash_attention_2.")
     check_watching(config)
+    check_engine(config)
     check_head(config)
     check_rates(config)
 
@@ -80,12 +81,6 @@ def check_head(config: Config) -> None:
         ConfigError: names the key and the remedy.
     """
     if config.model.detection_head:
-        for name in SHARDING:
-            if config.trainer.passed_on.get(name):
-                raise ConfigError(
-                    f"trainer.{name} spreads the weights over processes, and a detection head reads the token "
-                    "embedding as a whole: leave one of the two out."
-                )
         return
     section = config.detection_head
     plain = dict(flatten(type(section)().model_dump()))
@@ -103,19 +98,12 @@ def check_head(config: Config) -> None:
 
 
 def check_rates(config: Config) -> None:
-    """Refuse rates and phases that contradict each other, the length of the run, or the way it is spread out.
+    """Refuse rates and phases that contradict each other, or the length of the run.
 
     Raises:
         ConfigError: names the key and the remedy.
     """
     trainer = config.trainer
-    given = [name for name in ("rates", "phases") if getattr(trainer, name) != type(trainer).model_fields[name].default]
-    for name in SHARDING:
-        if trainer.passed_on.get(name) and given:
-            raise ConfigError(
-                f"trainer.{given[0]} cannot be combined with trainer.{name}, which has parameters of its own: leave "
-                "one of the two out."
-            )
     if trainer.rate_scaling != "sqrt" and trainer.rate_for_batch is None:
         raise ConfigError(
             f"trainer.rate_scaling={trainer.rate_scaling} does nothing without trainer.rate_for_batch: say for how "
@@ -169,12 +157,6 @@ def check_watching(config: Config) -> None:
                     f"{setting} needs evaluations in the course of the run, and evaluation.every=none asks for none: "
                     "set evaluation.every=auto, or leave the other out."
                 )
-    for name in SHARDING:
-        if config.trainer.passed_on.get(name) and config.must_watch:
-            raise ConfigError(
-                f"trainer.{name} spreads the weights over processes, where the model cannot be asked in the course of "
-                "a run: set evaluation.every=none, without evaluation.keep_best and trainer.early_stopping_patience."
-            )
 
 
 def check_areas(config: Config) -> None:

@@ -6,10 +6,13 @@ which says so in the environment (accelerate's `utils/launch.py`).
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from boxtune.config.schema import Config
+from boxtune.errors import ConfigError
 
 Engine = Literal["ddp", "fsdp", "deepspeed"]
 
@@ -31,3 +34,66 @@ def asked_by(config: Config) -> str:
     """Where the engine was asked for, for messages: `trainer.fsdp`, or the launcher's variable."""
     engine = engine_of(config)
     return f"trainer.{engine}" if config.trainer.passed_on.get(engine) else f"{_ENVIRONMENT[engine]}=true"
+
+
+def zero_stage(config: Config) -> int:
+    """What DeepSpeed divides: 1 the optimizer's state, 2 gradients too, 3 weights too; 0 where it is not asked for.
+
+    Raises:
+        ConfigError: its file cannot be read.
+    """
+    if engine_of(config) != "deepspeed":
+        return 0
+    told: Any = config.trainer.passed_on.get("deepspeed") or os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if not isinstance(told, dict | None) and told != "none":
+        try:
+            told = json.loads(Path(told).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"DeepSpeed's settings in {told} cannot be read: {error}. Check the path.") from None
+    if isinstance(told, dict):
+        return int(told.get("zero_optimization", {}).get("stage", 0))
+    return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+
+
+def check_engine(config: Config) -> None:
+    """Refuse what cannot be done with weights, or gradients, that are divided among processes.
+
+    Raises:
+        ConfigError: names both keys and the remedy.
+    """
+    engine = engine_of(config)
+    if engine == "ddp":
+        return
+    who = asked_by(config)
+    if config.must_watch:
+        raise ConfigError(
+            f"{who} spreads the weights over processes, where the model cannot be asked in the course of a run: set "
+            "evaluation.every=none, without evaluation.keep_best and trainer.early_stopping_patience."
+        )
+    wanted = [name for name in WHOLE_WEIGHTS if name in config.model.speedups]
+    if wanted and config.model.speedups != "auto":
+        raise ConfigError(
+            f"model.speedups={wanted[0]} needs whole weights, and {who} divides them among processes: leave it out."
+        )
+    if engine == "deepspeed":
+        _check_deepspeed(config, who)
+
+
+def _check_deepspeed(config: Config, who: str) -> None:
+    stage = zero_stage(config)
+    for wanted, what in ((config.model.detection_head, "detection_head"), (config.model.quantize == "nf4", "quantize")):
+        if wanted and stage == 3:
+            raise ConfigError(
+                f"model.{what} cannot be combined with ZeRO-3 ({who}), which divides every weight: use ZeRO-2 or "
+                "trainer.fsdp=true instead."
+            )
+    if config.trainer.phases:
+        raise ConfigError(
+            f"trainer.phases cannot be combined with {who}: DeepSpeed takes its step before the gradients of a resting "
+            "group could be dropped. Leave one of the two out, or use trainer.fsdp=true."
+        )
+    if config.trainer.stability.snapshot_steps not in ("auto", None):
+        raise ConfigError(
+            f"trainer.stability.snapshot_steps cannot be combined with {who}: DeepSpeed takes its step before a fault "
+            "is seen, and keeps weights of its own. Leave one of the two out, or use trainer.fsdp=true."
+        )

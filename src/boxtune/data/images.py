@@ -133,6 +133,8 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[tuple[Image.Imag
     """The lazily opened image, its file and what to call it; every way that reading can fail as a DataError."""
     called = f"'{name or (source if isinstance(source, Path) else 'in memory')}'"
     try:
+        if isinstance(source, Path) and not source.is_file() and source.exists():  # a pipe would wait for its writer
+            raise DataError(f"Image {called} is a folder, device or pipe. Put a file there.")
         with (
             source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file,
             Image.open(file, formats=IMAGE_FORMATS) as image,

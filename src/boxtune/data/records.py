@@ -24,6 +24,7 @@ from boxtune.errors import DataError
 # A box may stick out of its image by this much and is clipped: that is rounding, not a mistake.
 _ROUNDING_PX = 2.0
 _ROUNDING_SHARE = 0.01
+_TOO_LARGE_PX = 2**31  # whole numbers in JSON have no end; no image is so large
 
 
 @runtime_checkable
@@ -195,7 +196,9 @@ def used_more_than_once(image_id: str, num_uses: int) -> BadRecordError:
 def declared_size(height: object, width: object) -> tuple[int, int] | None:
     """`(height, width)` of an annotation, or None where it gives none; some tools write 0 for "not known"."""
     if isinstance(height, int | float) and isinstance(width, int | float) and height > 0 and width > 0:
-        return (round(height), round(width)) if math.isfinite(height) and math.isfinite(width) else None
+        if math.inf in (height, width):
+            return None
+        return round(min(height, _TOO_LARGE_PX)), round(min(width, _TOO_LARGE_PX))
     return None
 
 

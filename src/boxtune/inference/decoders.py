@@ -25,4 +25,6 @@ def _asked_by(detector: Detector, decoder: Decoder) -> Detector:
         calibrator=detector.calibrator,
         num_candidates=detector.num_candidates,
         decoder=decoder,
+        owns_model=detector.owns_model,
+        compile_after=detector.compile_after,
     )

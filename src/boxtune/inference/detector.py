@@ -171,8 +171,9 @@ class Detector:
 
     def _question(self, image: Image.Image, labels: tuple[str, ...]) -> EncodedSample:
         question = self.encoder.question(image.convert("RGB"), labels)
-        # the tower rounds pixels to its own dtype first of all; done here, half as much travels
-        return replace(question, pixel_values=question.pixel_values.to(self._bare.model.visual.dtype))
+        # the tower rounds pixels to its own dtype first of all; done here, half as much travels, and travels early
+        tower = self._bare.model.visual
+        return replace(question, pixel_values=question.pixel_values.to(tower.device, tower.dtype))
 
     @property
     def _bare(self) -> Any:

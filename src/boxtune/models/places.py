@@ -92,9 +92,11 @@ def base_of_adapter(folder: Path) -> str | None:
         base = parse_json(path.read_bytes())["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not a PEFT adapter's configuration ({error}).") from None
-    if isinstance(base, str) and not Path(base).is_dir() and (moved := _moved_along(folder, base)):
+    if not isinstance(base, str):
+        raise ModelError(f"{path} is not a PEFT adapter's configuration (base_model_name_or_path is {base!r}).")
+    if not Path(base).is_dir() and (moved := _moved_along(folder, base)):
         return str(moved)
-    known = isinstance(base, str) and (base == EMBEDDED or base.startswith(TINY) or may_be_hub_id(base))
+    known = base == EMBEDDED or base.startswith(TINY) or may_be_hub_id(base)
     if not known and not (base and Path(base).is_dir()):
         raise ModelError(
             f"The adapter in {folder} was trained on '{base}', which is not there: put that model back, or write its "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from boxtune import processes
-from boxtune.config.checks import SHARDING
+from boxtune.config.engines import asked_by, engine_of
 from boxtune.config.schema import Config
 from boxtune.errors import ConfigError
 from boxtune.inference.detector import pick_device
@@ -37,13 +38,31 @@ def check_device(device: torch.device) -> None:
     raise ConfigError(f"model.device={device}: a training here runs on cuda:{own}; {remedy}.")
 
 
+def check_engine_here(config: Config) -> None:
+    """Refuse an engine that cannot run in this process.
+
+    Raises:
+        ConfigError: names the remedy.
+    """
+    engine = engine_of(config)
+    if engine == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(
+            f"{asked_by(config)}, and DeepSpeed is not installed: pip install deepspeed, or leave it out."
+        )
+    if engine != "ddp" and processes.count() == 1:
+        raise ConfigError(
+            f"{asked_by(config)} divides a run among processes, and this is the only one: start several, torchrun "
+            "--nproc_per_node 2 -m boxtune train …, or leave it out."
+        )
+
+
 def check_oom(config: Config) -> None:
     """Refuse to do a step again where others would wait for its end.
 
     Raises:
         ConfigError: names the remedy.
     """
-    if config.trainer.oom == "retry" and (processes.count() > 1 or any(map(config.trainer.passed_on.get, SHARDING))):
+    if config.trainer.oom == "retry" and (processes.count() > 1 or engine_of(config) != "ddp"):
         raise ConfigError(
             "trainer.oom=retry is for one process, since others would wait for the batch that did not fit: leave it "
             "out, and lower collator.token_budget or trainer.per_device_train_batch_size where memory runs out."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from boxtune import processes
-from boxtune.config.checks import SHARDING
+from boxtune.config.engines import engine_of
 from boxtune.config.schema import Config
 from boxtune.inspection.machine import describe_cpu
 from boxtune.models.families import Family
@@ -39,15 +39,15 @@ def controls(
         GroupError: trained parameters that are in no group.
     """
     settings = config.trainer
-    sharded = any(settings.passed_on.get(name) for name in SHARDING)
-    groups = {} if sharded else parameter_groups(model, family)
+    groups = parameter_groups(model, family)
+    judged = {} if engine_of(config) == "deepspeed" else groups  # its gradients are its own
     scale = batch_scale(config, images_per_step)
     highest = group_rates(config, groups, scale)
     phases = Phases(phases_of(config), groups, one_process=processes.count() == 1)
     stability = Stability(
         settings.stability,
-        groups,
-        _snapshot_steps(config, groups, say),
+        judged,
+        _snapshot_steps(config, judged, say),
         Path(config.output_dir),
         say,
         resting=lambda: phases.resting,
@@ -68,7 +68,8 @@ def _snapshot_steps(config: Config, groups: Groups, say: Callable[[str], None]) 
     asked = config.trainer.stability.snapshot_steps
     if asked != "auto":
         return asked
-    taken = processes.count() * num_snapshot_bytes([p for members in groups.values() for p in members])
+    copies = 1 if engine_of(config) == "fsdp" else processes.count()
+    taken = copies * num_snapshot_bytes([p for members in groups.values() for p in members])
     there = describe_cpu().total_bytes  # not what is free: all processes must come to the same
     if taken <= _MOST_OF_MEMORY * there:
         return _SNAPSHOT_STEPS

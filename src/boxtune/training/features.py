@@ -25,6 +25,7 @@ from boxtune.models.vision_cache import KeptFeatures, VisionCache, settings_dige
 from boxtune.training import auto
 
 _MOST_GB, _MOST_SHARE = 50, 1 / 3  # of what the disk has free: checkpoints need room, too
+_OF_THE_TOWER = ("patch_product", "padded_vision", "compiled_blocks")  # speedups that it rounds otherwise by
 _WAITING_BYTES = 1 << 30  # that may wait for the disk; what comes on top is not kept, so that no step waits
 
 
@@ -82,7 +83,7 @@ def open_features(
     home = cache_folder().parent / "vision" if asked == "auto" else Path(asked).expanduser()
     facts = {
         "arithmetic": "bf16" if auto.use_bf16(config, device) else "as the weights",
-        "patches": "patch_product" in config.model.speedups,
+        "kernels": [name for name in _OF_THE_TOWER if name in config.model.speedups],
         "opening": hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest(),
     }
     cache = VisionCache(home, settings_digest(model, processor, facts))
@@ -182,17 +183,15 @@ class RunFeatures:
 
     def _collect(self) -> None:
         """Errors of the thread that are none of the disk's are raised here."""
-        for future, _ in self._waiting:
-            if future.done():
-                future.result()
-        self._waiting = [(future, size) for future, size in self._waiting if not future.done()]
+        while self._waiting and self._waiting[0][0].done():  # one thread: they end in order
+            self._waiting.pop(0)[0].result()
 
     def _write_all(self, pictures: Sequence[Picture], features: torch.Tensor, copied: Any) -> None:
         if copied is not None:
             copied.synchronize()
         parts = features.split([picture.num_tokens for picture in pictures], dim=1)
         for picture, part in zip(pictures, parts, strict=True):
-            if not self._stopped_by:
+            if not self._stopped_by and part.isfinite().all():  # a fault of one step is not for all that follow
                 self._write(picture, part)
 
     def _write(self, picture: Picture, features: torch.Tensor) -> None:

@@ -111,6 +111,18 @@ def split_by_group(optimizer: torch.optim.Optimizer, groups: Groups, rates: Mapp
     optimizer.param_groups[:] = divided
 
 
+def follow_parameters(optimizer: Any, groups: dict[str, tuple[torch.nn.Parameter, ...]]) -> None:
+    """Have groups name the parameters that an optimizer has by now: FSDP2 puts others in the place of a model's own.
+
+    Args:
+        optimizer: divided by `split_by_group`.
+        groups: of the run; changed in place, as those who share it must see it.
+    """
+    for group in groups:
+        parts = [part["params"] for part in optimizer.param_groups if part["group"] == group]
+        groups[group] = tuple(parameter for members in parts for parameter in members)
+
+
 def describe_rates(rates: Mapping[str, float]) -> str:
     """`vision 1e-05, language 0.0001`."""
     return ", ".join(f"{group} {rate:.3g}" for group, rate in rates.items())

@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from boxtune.training.clock import RunClock
-from boxtune.training.groups import Groups, split_by_group
+from boxtune.training.groups import Groups, follow_parameters, split_by_group
 from boxtune.training.phases import Phase, Phases
 
 
@@ -46,6 +46,11 @@ class Rates:
         """Make the optimizer's parameter groups ours."""
         if self.groups:
             split_by_group(optimizer, self.groups, self.highest)
+
+    def follow(self, optimizer: Any) -> None:
+        """Know the parameters that the optimizer has by now, and with the groups all that share them."""
+        if isinstance(self.groups, dict) and self.groups:
+            follow_parameters(optimizer, self.groups)
 
     def scheduler(self, optimizer: torch.optim.Optimizer, num_steps: int) -> LambdaLR:
         """Follows the run's clock, which counts steps or time."""

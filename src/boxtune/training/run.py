@@ -43,7 +43,7 @@ from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.models.contract import Contract, pixel_limits, set_pixel_limits
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.training import auto
-from boxtune.training.arguments import check_device, check_oom
+from boxtune.training.arguments import check_device, check_engine_here, check_oom
 from boxtune.training.aside import UNFINISHED, move_into, written_aside
 from boxtune.training.assembly import assemble
 from boxtune.training.callbacks.best import BestCallback
@@ -108,6 +108,7 @@ def train(
     if resume and checkpoint is None:
         say(console, f"No checkpoint is in {output_dir} yet: the run begins at its first step.")
     check_oom(config)
+    check_engine_here(config)
     check_cache_folder(config)
     set_seed(config.trainer.seed)
     data = load_data(config, console)

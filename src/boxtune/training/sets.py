@@ -10,7 +10,7 @@ from rich.console import Console
 
 from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import num_image_tokens
-from boxtune.config.checks import SHARDING
+from boxtune.config.engines import engine_of
 from boxtune.config.schema import Config
 from boxtune.console import say
 from boxtune.data.columns import record_columns
@@ -85,8 +85,7 @@ def _watched(
 ) -> tuple[DetectionDataset, DetectionDataset | None]:
     """What is left of train, and the watched images, always the same ones for a seed."""
     asked, seed = config.evaluation, config.trainer.seed
-    sharded = any(config.trainer.passed_on.get(name) for name in SHARDING)
-    if asked.every == "none" or sharded:
+    if asked.every == "none" or engine_of(config) != "ddp":
         return train_set, None
     if config.watch_split == "train":
         count = min(asked.watch_images, int(len(train_set) * _WATCHED_SHARE))

@@ -28,6 +28,11 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor that may be divided, with gradients; all processes must call."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def is_sharded(model: Any) -> bool:
     """Whether the weights of a model are divided."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from boxtune.training.sharding import local
+
 State = dict[str, Any]
 
 
@@ -36,9 +38,9 @@ class Snapshot:
             step: how many were taken.
         """
         before: Sequence[Any] = self._weights or [None] * len(self.parameters)
-        self._weights = [_kept(p, old) for p, old in zip(self.parameters, before, strict=True)]
+        self._weights = [_kept(local(p), old) for p, old in zip(self.parameters, before, strict=True)]
         self._states = {
-            index: {name: _kept(value, self._states.get(index, {}).get(name)) for name, value in known.items()}
+            index: {name: _kept(_here(value), self._states.get(index, {}).get(name)) for name, value in known.items()}
             for index, parameter in enumerate(self.parameters)
             if (known := optimizer.state.get(parameter))
         }
@@ -49,7 +51,7 @@ class Snapshot:
         """Put all back; the optimizer forgets what it learned since."""
         assert self.step is not None, "nothing was taken"
         for index, (parameter, weight) in enumerate(zip(self.parameters, self._weights, strict=True)):
-            parameter.copy_(weight)
+            local(parameter).copy_(weight)
             kept = self._states.get(index)
             if kept is None:
                 optimizer.state.pop(parameter, None)
@@ -57,9 +59,14 @@ class Snapshot:
             known = optimizer.state[parameter]
             for name, value in kept.items():
                 if isinstance(value, torch.Tensor) and isinstance(known.get(name), torch.Tensor):
-                    known[name].copy_(value)
+                    local(known[name]).copy_(value)
                 else:
                     known[name] = value
+
+
+def _here(value: Any) -> Any:
+    """Of a tensor that is divided among processes, what lies here."""
+    return local(value) if isinstance(value, torch.Tensor) else value
 
 
 def _kept(value: Any, old: Any) -> Any:

@@ -22,6 +22,7 @@ from torch import distributed
 from boxtune.config.schema import StabilityConfig
 from boxtune.errors import ConfigError, ModelError
 from boxtune.training.groups import Groups
+from boxtune.training.sharding import local
 from boxtune.training.snapshot import Snapshot
 
 FAULTS_FILE: Final = "faults.jsonl"
@@ -88,7 +89,7 @@ class Stability:
 
     Args:
         settings: limits and factors.
-        groups: trained parameters; empty where they are spread over processes: a fault then ends the run.
+        groups: trained parameters; empty where gradients are not ours to see (DeepSpeed): a fault then ends the run.
         snapshot_steps: between two snapshots; None: there are none.
         output_dir: where faults are written down.
         say: is told of each.
@@ -106,8 +107,7 @@ class Stability:
     ) -> None:
         self.settings, self.groups, self.snapshot_steps = settings, groups, snapshot_steps
         self.output_dir, self.say, self.resting = output_dir, say, resting
-        parameters = [parameter for members in groups.values() for parameter in members]
-        self.snapshot = None if snapshot_steps is None or not parameters else Snapshot(parameters)
+        self.snapshot = None if snapshot_steps is None or not groups else Snapshot(self._trained())
         self.state = StabilityState(dict.fromkeys(groups, 1.0))
         self.last: Fault | None = None
         self.stopped = False
@@ -207,6 +207,7 @@ class Stability:
     def take_snapshot(self, optimizer: Any, step: int) -> None:
         """Of weights that `verify` has seen."""
         if self.snapshot is not None and self.state.num_in_row == 0:
+            self.snapshot.parameters = self._trained()  # FSDP2 has put others in their place
             self.snapshot.take(optimizer, step)
 
     def end(self, optimizer: Any) -> None:
@@ -275,6 +276,9 @@ class Stability:
         (is_bad,) = _agreed(text_is_bad[None])
         return ["detection_head"] if not is_bad and "detection_head" in learning else learning
 
+    def _trained(self) -> tuple[torch.nn.Parameter, ...]:
+        return tuple(parameter for members in self.groups.values() for parameter in members)
+
     def _gradients(self) -> list[list[torch.Tensor]]:
         return [[p.grad for p in members if p.grad is not None] for members in self.groups.values()]
 
@@ -332,9 +336,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _norm(tensors: Sequence[torch.Tensor], device: torch.device, kind: float = 2.0) -> torch.Tensor:
-    if not tensors:
+    here = [part for tensor in tensors if (part := local(tensor)).numel()]  # of divided ones, what lies here
+    if not here:
         return torch.zeros((), device=device)
-    return torch.nn.utils.get_total_norm(tensors, norm_type=kind).to(device)
+    return torch.nn.utils.get_total_norm(here, norm_type=kind).to(device)
 
 
 def _agreed(flags: torch.Tensor) -> list[bool]:

@@ -171,9 +171,12 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
                     forward = frozen_features(self.model, forward)
             options = language.forward_options(targets) if self.speed is None or self.speed.label_logits else {}
             outputs = model(**forward, **options, use_cache=False)
-        whole: Any = self.model
+        bare: Any = self.model
+        embedding = bare.get_input_embeddings().weight
+        if self.objective.head is not None:
+            embedding = sharding.whole(embedding)
         with self.accelerator.autocast():  # its wrapper around the model does not reach the head
-            sums = self.objective.sums(outputs.logits, features, whole.get_input_embeddings().weight, targets)
+            sums = self.objective.sums(outputs.logits, features, embedding, targets)
         self.terms.add(sums, counts)
         if self.stability is not None:
             self.stability.note_text(sums[LANGUAGE])
@@ -325,6 +328,8 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
         """The rates follow the run's clock, its phases, and what faults left of them."""
         if self.lr_scheduler is None:
             optimizer = self.optimizer if optimizer is None else optimizer
+            if self.is_fsdp_enabled:  # the model is divided by now
+                self.rates.follow(optimizer)
             self.lr_scheduler = self.rates.scheduler(optimizer, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler

@@ -89,7 +89,7 @@ def test_measures_only_before_a_logged_step():
     row = family("qwen2_vl")
     model = SimpleNamespace(named_parameters=lambda: [("lm_head.weight", nn.Parameter(torch.ones(4)))])
     norms = GradNormCallback(row, Curves())
-    args = SimpleNamespace(deepspeed=None, fsdp=[], logging_first_step=True)
+    args = SimpleNamespace(deepspeed_plugin=None, logging_first_step=True)
     norms.on_train_begin(args, None, None, model=model)
     due = []
     for done in range(8):

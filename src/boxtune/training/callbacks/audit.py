@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from boxtune.errors import ModelError
 from boxtune.models.detection_head.attached import NAME as HEAD
+from boxtune.training.sharding import local
 
 
 class AuditCallback(TrainerCallback):
@@ -35,7 +37,7 @@ class AuditCallback(TrainerCallback):
         Raises:
             ModelError: names the first parameters that are not as they should be.
         """
-        if self.done or args.deepspeed or args.fsdp:  # these hold gradients elsewhere
+        if self.done or args.deepspeed_plugin is not None:  # it holds gradients elsewhere
             return
         if all(parameter.grad is None for parameter in model.parameters()):
             return  # a step that is dropped; some would have one after any backward pass
@@ -71,7 +73,10 @@ def check_gradients(model: Any, *, new: bool, is_resting: Callable[[object], boo
     due = [(name, p.grad) for name, p in trained if ".lora_A." not in name and not name.startswith(HEAD + ".")]
     if not due:
         return
-    learning = torch.stack([gradient.count_nonzero() for _, gradient in due]).tolist()  # one wait for the GPU
+    counts = torch.stack([local(gradient).count_nonzero() for _, gradient in due])
+    if any(local(gradient) is not gradient for _, gradient in due):  # the others have the rest of it
+        distributed.all_reduce(counts)
+    learning = counts.tolist()  # one wait for the GPU
     silent = [name for (name, _), count in zip(due, learning, strict=True) if not count]
     if 0 < len(silent) < len(due):
         raise ModelError(

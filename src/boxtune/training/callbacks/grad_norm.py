@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from boxtune.models.areas import bare_name
 from boxtune.models.families import Family
 from boxtune.training.curves import Curves
+from boxtune.training.sharding import local
 
 
 class GradNormCallback(TrainerCallback):
@@ -37,7 +39,7 @@ class GradNormCallback(TrainerCallback):
     ) -> None:
         """Sort what is trained into its areas."""
         self._areas = {}
-        if args.deepspeed or args.fsdp:  # these hold gradients and weights elsewhere
+        if args.deepspeed_plugin is not None:  # it holds gradients and weights elsewhere
             return
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -83,14 +85,20 @@ def _of_adapters(norms: Mapping[str, float]) -> dict[str, float]:
 
 @torch.no_grad()
 def measured(areas: dict[str, list[torch.nn.Parameter]]) -> torch.Tensor:
-    """L2 norms of gradients and of weights: `[2, areas]`, still on the device."""
+    """L2 norms of gradients and of weights: `[2, areas]`, still on the device; of divided ones, over all processes."""
     device = next(iter(areas.values()))[0].device
     gradients, weights = [], []
     for parameters in areas.values():
         gradients.append(_norm([p.grad for p in parameters if p.grad is not None], device))
         weights.append(_norm(parameters, device))
-    return torch.stack([torch.stack(gradients), torch.stack(weights)])
+    norms = torch.stack([torch.stack(gradients), torch.stack(weights)])
+    if not any(local(parameter) is not parameter for parameters in areas.values() for parameter in parameters):
+        return norms
+    squares = norms.square()
+    distributed.all_reduce(squares)
+    return squares.sqrt()
 
 
 def _norm(tensors: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    return torch.nn.utils.get_total_norm(tensors).to(device) if tensors else torch.zeros((), device=device)
+    here = [local(tensor) for tensor in tensors]
+    return torch.nn.utils.get_total_norm(here).to(device) if here else torch.zeros((), device=device)

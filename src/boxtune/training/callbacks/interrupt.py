@@ -19,8 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 _SECONDS_OF_AN_ECHO = 1.0
 
 
-class LookEnded(BaseException):
-    """A signal has ended a look at the watched images."""
+class LookEnded(Exception):
+    """A signal has ended a look at the watched images: in one process, and so in all."""
 
 
 class InterruptCallback(TrainerCallback):
