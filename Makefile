@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup quickstart test quality docs notebooks clean
+.PHONY: setup quickstart test quality fuzz audit docs notebooks clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,18 @@ quality: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src/boxtune
 	$(BIN)/mypy --strict src/boxtune/detections.py src/boxtune/errors.py src/boxtune/grounding src/boxtune/config
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive src/boxtune
+
+# every reader and the decoder, MINUTES in all; what is found lies in tests/fuzz/found
+MINUTES ?= 10
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[security]'
+	cd tests && ../$(BIN)/python -W ignore -m fuzz.run $(MINUTES)
+
+# known faults of the pinned versions; needs the network, and ends with 3 (make: 2) where it is not there
+audit: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[security]'
+	$(BIN)/python .ci/audit.py
 
 # every warning is an error: a broken link, a missing anchor, a page outside of the navigation
 docs: setup
@@ -38,4 +50,4 @@ notebooks: setup
 	$(BIN)/jupyter-execute --output=runs/{notebook_name} notebooks/*.ipynb
 
 clean:
-	rm -rf $(VENV) runs notebooks/runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs notebooks/runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/fuzz/found

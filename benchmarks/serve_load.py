@@ -147,8 +147,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny model and few pictures: to see that it runs")
     arguments = parser.parse_args()
     if arguments.tiny:
-        arguments.model, arguments.data = "tiny:qwen2_vl", "synthetic:scenes?n=6"
-        arguments.clients = min(arguments.clients, 6)
+        arguments.model, arguments.data = "tiny:qwen2_vl", "synthetic:scenes?n=3"
+        arguments.clients = min(arguments.clients, 3)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     pictures = [sample.image for sample in load_dataset(arguments.data, "val")]
     contents = []

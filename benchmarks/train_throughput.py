@@ -261,7 +261,7 @@ def rows_of(full: bool) -> list[Row]:
         Row("patch-product", "+ patches projected by a matrix product", ours(*WAYS[:5], fast)),
         Row("compiled-blocks", "+ blocks compiled", ours(*WAYS, fast)),
         Row("small", "  the same with checkpointing", ours(*WAYS, saving)),
-        Row("boxtune", "`boxtune train`, everything on auto", with_boxtune),
+        Row("boxtune", "`boxtune train`, everything on auto but the vision cache", with_boxtune),
         *([] if full else [
             Row("cached", "  with cached vision features, from the second epoch on", with_cache(after_an_epoch)),
             Row("cached-whole", "  with cached vision features, three whole epochs", with_cache(three_epochs)),

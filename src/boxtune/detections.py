@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from boxtune.errors import ConfigError, DataError
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -103,6 +106,62 @@ class Detections:
     def scaled(self, factor_x: float, factor_y: float) -> Detections:
         """Boxes of the image resized by these factors."""
         return self.with_boxes(self.xyxy * [factor_x, factor_y, factor_x, factor_y])
+
+    def to_supervision(self, class_names: Sequence[str] | None = None) -> Any:
+        """The same as a `supervision.Detections`, for its annotators, trackers and zones.
+
+        Labels are in `data["class_name"]`, as its own connectors write them, and `class_id` is their number.
+
+        Args:
+            class_names: whose order numbers the labels; by default that of their first use here, so that numbers of two
+                images only agree where names are given.
+
+        Raises:
+            DataError: a label is not among the names.
+            ConfigError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError:
+            raise ConfigError("supervision is not installed: pip install 'boxtune[supervision]' brings it.") from None
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(class_names or self.labels))}
+        if class_names is not None and (strange := [label for label in self.labels if label not in numbers]):
+            raise DataError(f"The label '{strange[0]}' is not among class_names: give the names of all labels.")
+        return supervision.Detections(
+            xyxy=self.xyxy.copy(),
+            confidence=None if self.scores is None else self.scores.copy(),
+            class_id=np.array([numbers[label] for label in self.labels], dtype=np.intp),
+            data={"class_name": np.array(self.labels, dtype=np.str_)},
+        )
+
+    @classmethod
+    def from_supervision(cls, detections: Any, class_names: Sequence[str] | None = None) -> Detections:
+        """What a `supervision.Detections` says of boxes, labels and scores; its masks and tracks stay behind.
+
+        Args:
+            detections: anything with `xyxy` `[N, 4]`, `confidence`, `class_id` and `data`.
+            class_names: of the numbers in `class_id`; not needed where `data["class_name"]` has the labels.
+
+        Raises:
+            DataError: there are neither names nor numbers that can be named.
+            ValueError: as of `Detections`.
+        """
+        named = detections.data.get("class_name")
+        if named is None and len(detections.xyxy):
+            named = _names_of(detections.class_id, class_names)
+        labels = [] if named is None else [str(name) for name in named]
+        return cls(detections.xyxy, labels, detections.confidence)
+
+
+def _names_of(class_ids: Any, class_names: Sequence[str] | None) -> list[str]:
+    """The labels of numbers that another library has given."""
+    if class_names is None or class_ids is None:
+        raise DataError(
+            'These detections have no labels in data["class_name"]: give class_names, in order of class_id.'
+        )
+    if strange := [int(number) for number in class_ids if not 0 <= number < len(class_names)]:
+        raise DataError(f"There is no name for class_id {strange[0]}: class_names has {len(class_names)}.")
+    return [class_names[int(number)] for number in class_ids]
 
 
 def _check_boxes(boxes: FloatArray, labels: Sequence[str]) -> None:

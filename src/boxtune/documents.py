@@ -51,7 +51,7 @@ def parse_yaml(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return yaml.load(text, Loader=_DataLoader)
+        return yaml.load(text, Loader=_DataLoader)  # nosec B506  it is a SafeLoader
     except RecursionError:
         raise DocumentError(_TOO_DEEP) from None
     except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:

@@ -17,6 +17,7 @@ PHASE_OF_VISION = "trainer.phases=[{until: 1, factors: {vision: 0.5}}]"
 PHASE_OF_LANGUAGE = "trainer.phases=[{until: 0.5, factors: {language: 0}}, {until: 1}]"
 
 ALL_FROZEN = ["adapter.language=frozen", "adapter.vision=frozen", "adapter.merger=frozen"]
+ZERO_2, ZERO_3 = (f"trainer.deepspeed={{zero_optimization: {{stage: {stage}}}}}" for stage in (2, 3))
 HEAD = "model.detection_head=true"
 REFUSED = [
     ("no data", ["data.path=null"], "No data: say --data"),
@@ -37,7 +38,16 @@ REFUSED = [
         ["evaluation.decoder=both"],
         "evaluation.decoder=both asks a detection head, and none is trained",
     ),
-    ("sharded head", [HEAD, "trainer.fsdp=full_shard"], "trainer.fsdp spreads the weights"),
+    ("head in ZeRO-3", [HEAD, ZERO_3], "model.detection_head cannot be combined with ZeRO-3 (trainer.deepspeed)"),
+    ("4 bits in ZeRO-3", ["model.quantize=nf4", ZERO_3], "model.quantize cannot be combined with ZeRO-3"),
+    ("phases in ZeRO", [ZERO_2, "trainer.phases=[{until: 1}]"], "trainer.phases cannot be combined with trainer.deeps"),
+    (
+        "snapshots in ZeRO",
+        [ZERO_2, "trainer.stability.snapshot_steps=5"],
+        "snapshot_steps cannot be combined with trai",
+    ),
+    ("no file of ZeRO", ["trainer.deepspeed=z.json"], "settings in z.json cannot be read"),
+    ("whole weights in shards", ["trainer.fsdp=true", "model.speedups=[frozen_vision]"], "=frozen_vision needs whole"),
     ("head on frozen 4 bits", [HEAD, "model.quantize=nf4", *ALL_FROZEN], "areas that are all frozen"),
     ("lora and full vision", ["adapter.language=lora", "adapter.vision=full"], "an adapter folder holds no full"),
     ("lora and full merger", ["adapter.language=lora", "adapter.merger=full"], "an adapter folder holds no full"),
@@ -55,7 +65,7 @@ REFUSED = [
     ("best of nothing", ["evaluation.every=none", "evaluation.keep_best=true"], "evaluation.every=none asks for none"),
     ("patience for nothing", ["evaluation.every=none", "trainer.early_stopping_patience=2"], "patience=2 needs evalua"),
     ("split of nothing", ["evaluation.every=none", "evaluation.watch_split=train"], "set evaluation.every=auto, or"),
-    ("watched in shards", ["evaluation.every=5", "trainer.deepspeed=z.json"], "trainer.deepspeed spreads the weights"),
+    ("watched in shards", ["evaluation.every=5", ZERO_2], "trainer.deepspeed spreads the weights"),
     ("chosen in shards", ["evaluation.keep_best=true", "trainer.fsdp=full_shard"], "trainer.fsdp spreads the weights"),
     (
         "cache of a trained tower",
@@ -98,11 +108,6 @@ REFUSED = [
     ),
     ("epochs of auto", ["trainer.phases=[{until_epoch: 2}]"], "until_epoch=2 needs a run of so many epochs"),
     ("phases of stages", ["recipe=r3-two-stage", "trainer.phases=[{until: 1}]"], "recipe=r3-two-stage makes several"),
-    (
-        "rates in shards",
-        ["trainer.rates.language=1", "trainer.fsdp=full_shard", *UNWATCHED],
-        "rates cannot be combined",
-    ),
     ("scaled by nothing", ["trainer.rate_scaling=linear"], "rate_scaling=linear does nothing without trainer.rate_fo"),
     ("best by another name", ["trainer.load_best_model_at_end=true"], "use evaluation.keep_best"),
     (
@@ -144,7 +149,13 @@ ALLOWED = [
     ("watched by steps", ["evaluation.every=50", "evaluation.keep_best=true", "trainer.early_stopping_patience=3"]),
     ("watched by shares", ["evaluation.every=0.05", "evaluation.watch_split=val"]),
     ("never watched", ["evaluation.every=none"]),
-    ("sharded, watched by default", ["trainer.deepspeed=z.json"]),
+    ("sharded, watched by default", ["trainer.fsdp=true"]),
+    (
+        "sharded, everything that goes with it",
+        ["trainer.fsdp=true", HEAD, "trainer.rates.language=1", "trainer.phases=[{until: 1}]"],
+    ),
+    ("ZeRO-2 with a head and rates", [ZERO_2, HEAD, "trainer.rates.language=1"]),
+    ("ZeRO-2 in 4 bits", [ZERO_2, "model.quantize=nf4"]),
     ("padded and eager", ["model.attention=eager"]),
     ("an argument of transformers", ["trainer.adam_beta2=0.98", "trainer.optim=adamw_torch"]),
 ]

@@ -23,10 +23,10 @@ def silent() -> Iterator[str]:
 
 @pytest.mark.parametrize("command", ["model", "data"])
 @pytest.mark.parametrize("kind", ["silent", "refusing"])
-def test_hub(kind, command, silent, tmp_path):
+def test_hub(kind, command, silent, coco, tmp_path):
     endpoint = silent if kind == "silent" else "http://127.0.0.1:9"
     arguments = {
-        "model": ["predict", "--model", "Qwen/Qwen2-VL-2B-Instruct", "--image", str(tmp_path)],
+        "model": ["predict", "--model", "Qwen/Qwen2-VL-2B-Instruct", "--image", str(coco)],
         "data": ["inspect", "data", "--data", "openfoodfacts/nutrition-table-detection"],
     }[command]
     output = ["--output-dir", str(tmp_path / "o")] if command == "model" else []

@@ -48,9 +48,9 @@ IMAGE_HW, INPUT_HW = (480, 640), (476, 644)
 
 @dataclass(frozen=True)
 class Target:
-    """A reader, and files that it takes as they are."""
+    """A reader, which tells whether it took what it was given, and files that it takes as they are."""
 
-    check: Callable[[bytes], None]
+    check: Callable[[bytes], bool]
     seeds: tuple[bytes, ...]
 
 
@@ -78,12 +78,12 @@ def _png(width: int = 8, height: int = 6) -> bytes:
 # ---- answers of models ---------------------------------------------------------------------------------------------
 
 
-def answer(data: bytes) -> None:
+def answer(data: bytes) -> bool:
     """A model's answer; the first byte chooses the convention and whether labels are known."""
     if not data:
-        return
+        return False
     codec = CODECS[data[0] % len(CODECS)]
-    labels = ("table", "a", "red cell") if data[0] & 64 else None
+    labels = ("table", 'a "b" <|im_end|>', "red cell") if data[0] & 64 else None
     text = data[1:].decode("utf-8", "surrogateescape")
     result = codec.decode(text, IMAGE_HW, INPUT_HW, labels)
     assert (result.status == "ok") == (not result.reason)
@@ -103,6 +103,7 @@ def answer(data: bytes) -> None:
     for piece in ("]", '"}]', "}", "", "none"):
         if codec.form.may_end(piece) and (again := codec.form.reopened(text, piece)) is not None:
             assert codec.form.read_exact(again[0]) is not None
+    return result.status == "ok"
 
 
 _SCENE = Detections([[1, 2, 300, 400], [10, 20, 30, 40]], ["table", 'a "b" <|im_end|>'])
@@ -116,31 +117,34 @@ _ANSWERS = tuple(
 # ---- data sets -----------------------------------------------------------------------------------------------------
 
 
-def _open(spec: str, format_name: str) -> None:
-    with contextlib.suppress(BoxtuneError):
+def _open(spec: str, format_name: str) -> bool:
+    try:
         dataset = load_dataset(spec, format=format_name, on_error="skip")
-        for record in dataset.records:
-            height, width = record.image_hw
-            assert np.isfinite(record.detections.xyxy).all()
-            assert (record.detections.xyxy >= 0).all()
-            assert (record.detections.xyxy <= [width, height, width, height]).all()
-            assert all(isinstance(label, str) and label for label in record.detections.labels)
-            assert isinstance(record.id, str)
-        for skipped in dataset.skipped:
-            assert str(skipped)
-        dataset.fingerprint()
+    except BoxtuneError:
+        return False
+    for record in dataset.records:
+        height, width = record.image_hw
+        assert np.isfinite(record.detections.xyxy).all()
+        assert (record.detections.xyxy >= 0).all()
+        assert (record.detections.xyxy <= [width, height, width, height]).all()
+        assert all(isinstance(label, str) and label for label in record.detections.labels)
+        assert isinstance(record.id, str)
+    for skipped in dataset.skipped:
+        assert str(skipped)
+    dataset.fingerprint()
+    return not dataset.skipped and any(len(record.detections) for record in dataset.records)
 
 
-def _one_file(name: str, format_name: str) -> Callable[[bytes], None]:
-    def check(data: bytes) -> None:
+def _one_file(name: str, format_name: str) -> Callable[[bytes], bool]:
+    def check(data: bytes) -> bool:
         path = _home() / name
         path.write_bytes(data)
-        _open(str(path), format_name)
+        return _open(str(path), format_name)
 
     return check
 
 
-def yolo(data: bytes) -> None:
+def yolo(data: bytes) -> bool:
     """`data.yaml`, and the labels of the image."""
     folder = _home() / "yolo"
     folder.mkdir(exist_ok=True)
@@ -148,19 +152,19 @@ def yolo(data: bytes) -> None:
     description, _, labels = data.partition(PART)
     (folder / "data.yaml").write_bytes(description)
     (folder / "a.txt").write_bytes(labels)
-    _open(str(folder), "yolo")
+    return _open(str(folder), "yolo")
 
 
-def voc(data: bytes) -> None:
+def voc(data: bytes) -> bool:
     """The XML file of the image."""
     folder = _home() / "voc"
     folder.mkdir(exist_ok=True)
     (folder / "a.png").write_bytes(_png())
     (folder / "a.xml").write_bytes(data)
-    _open(str(folder), "voc")
+    return _open(str(folder), "voc")
 
 
-def parquet(data: bytes) -> None:
+def parquet(data: bytes) -> bool:
     """A file of rows; what `datasets` keeps of it is removed."""
     import datasets
 
@@ -168,7 +172,7 @@ def parquet(data: bytes) -> None:
     path.write_bytes(data)
     datasets.config.HF_DATASETS_CACHE = str(_home() / "cache")
     try:
-        _open(str(path), "hub")
+        return _open(str(path), "hub")
     finally:
         shutil.rmtree(_home() / "cache", ignore_errors=True)
 
@@ -199,14 +203,16 @@ _VOC = (
 # ---- pictures ------------------------------------------------------------------------------------------------------
 
 
-def picture(data: bytes) -> None:
+def picture(data: bytes) -> bool:
     """An image file."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 1 << 20
     try:
-        with contextlib.suppress(DataError):
-            info = probe_image(data, "fuzzed")
-            image = open_upright_rgb(data, "fuzzed")
-            assert (image.mode, image.height, image.width) == ("RGB", *info.image_hw)
+        info = probe_image(data, "fuzzed")
+        image = open_upright_rgb(data, "fuzzed")
+        assert (image.mode, image.height, image.width) == ("RGB", *info.image_hw)
+        return True
+    except DataError:
+        return False
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
@@ -231,7 +237,7 @@ def _pictures() -> tuple[bytes, ...]:
 # ---- what lies in folders of models and runs -----------------------------------------------------------------------
 
 
-def model_folder(data: bytes) -> None:
+def model_folder(data: bytes) -> bool:
     """The same bytes under every name that is read before weights are."""
     folder = _home() / "model"
     folder.mkdir(exist_ok=True)
@@ -240,15 +246,16 @@ def model_folder(data: bytes) -> None:
         (folder / name).write_bytes(data)
     (folder / "run.json").write_bytes(data)
     readers = (read_contract, read_calibrator, read_head_config, base_of_adapter, lambda f: load_model_config(str(f)))
-    for read in readers:
+    taken = [False]
+    for read in (*readers, lambda f: seen_images(f, _one_image())):
         with contextlib.suppress(BoxtuneError):
             read(folder)
-    with contextlib.suppress(BoxtuneError):
-        seen_images(folder, _two_images())
+            taken.append(True)
+    return any(taken)
 
 
 @functools.cache
-def _two_images():
+def _one_image():
     (_home() / "set.jsonl").write_text(json.dumps(_JSONL[0]))
     return load_dataset(_home() / "set.jsonl", format="jsonl")
 
@@ -267,24 +274,30 @@ _ADAPTER = {"base_model_name_or_path": "embedded", "peft_type": "LORA", "r": 4, 
 _RUN = {"data": {"images": "eJwDAAAAAAE=", "fingerprint": "0"}}
 
 
-def configuration(data: bytes) -> None:
+def configuration(data: bytes) -> bool:
     """A YAML file, and the same text as a value on the command line."""
     path = _home() / "config.yaml"
     path.write_bytes(data)
     with contextlib.suppress(BoxtuneError):
-        load_config(path)
-    with contextlib.suppress(BoxtuneError):
         load_config(None, ["trainer.max_steps=" + data.decode("utf-8", "replace")])
+    try:
+        load_config(path)
+    except BoxtuneError:
+        return False
+    return True
 
 
-def scored_files(data: bytes) -> None:
+def scored_files(data: bytes) -> bool:
     """Annotations and results for `boxtune score`."""
     annotations, results = _home() / "annotations.json", _home() / "results.json"
     first, _, second = data.partition(PART)
     annotations.write_bytes(first)
     results.write_bytes(second)
-    with contextlib.suppress(BoxtuneError):
+    try:
         score_files(annotations, results, num_resamples=0)
+    except BoxtuneError:
+        return False
+    return True
 
 
 _RESULTS = [{"image_id": 1, "category_id": 2, "bbox": [1, 1, 3, 2], "score": 0.5}]

@@ -38,7 +38,7 @@ def spoiled(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
 @pytest.mark.parametrize("name", TARGETS)
 def test_seeds_are_good_files(name):
     for seed in TARGETS[name].seeds:
-        TARGETS[name].check(seed)
+        assert TARGETS[name].check(seed), seed
 
 
 @pytest.mark.parametrize("name", TARGETS)

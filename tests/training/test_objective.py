@@ -15,6 +15,7 @@ from boxtune.data.sample import Sample
 from boxtune.detections import Detections
 from boxtune.losses import detection, language
 from boxtune.losses.detection import DetectionLossConfig
+from boxtune.losses.language import LANGUAGE
 from boxtune.models.areas import recompute_activations
 from boxtune.models.compile import compile_blocks
 from boxtune.models.detection_head.attached import attach
@@ -22,7 +23,7 @@ from boxtune.models.detection_head.config import fitted_to
 from boxtune.models.detection_head.head import DetectionHead
 from boxtune.models.detection_head.memory import gather_memory
 from boxtune.models.families import FAMILIES
-from boxtune.training.objective import LANGUAGE, Objective, TermMeans
+from boxtune.training.objective import Objective, TermMeans
 from collators.conversations import encoder_of
 
 each_family = pytest.mark.parametrize("model_type", FAMILIES)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from boxtune.collators.encode import EncodedSample, SampleEncoder
-from boxtune.collators.labels import LABEL_MASKS
+from boxtune.collators.labels import LABEL_MASKS, of_examples
 from boxtune.collators.objects import ObjectTargets
 from boxtune.collators.pictures import NamedSample
 from boxtune.collators.positions import text_and_mrope_positions
@@ -55,7 +55,10 @@ class Collator:
             inputs, label_rows = pad(encoded, labels, processor.tokenizer.pad_token_id)
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.pixel_dtype)
-        targets = {**label_targets(label_rows), "sample_ids": [s.sample_id for s in encoded]}
+        is_example = None
+        if self.encoder.num_examples:
+            is_example = _in_rows([of_examples(sample) for sample in encoded], self.batching)
+        targets = {**label_targets(label_rows, is_example), "sample_ids": [s.sample_id for s in encoded]}
         if self.objects is not None:
             targets["detection"] = self.objects(samples, encoded, inputs)
         return {"inputs": inputs, "targets": targets, **_kept(encoded)}
@@ -102,6 +105,13 @@ def pack(
         **_vision(samples),
     }
     return inputs, torch.cat(first_ignored)[None]
+
+
+def _in_rows(masks: Sequence[torch.Tensor], batching: str) -> torch.Tensor:
+    """`[L]` each → `[B, L]` as the labels of the batch."""
+    if batching == "packed":
+        return torch.cat(list(masks))[None]
+    return torch.nn.utils.rnn.pad_sequence(list(masks), True, False)
 
 
 def _vision(samples: Sequence[EncodedSample]) -> dict[str, torch.Tensor]:

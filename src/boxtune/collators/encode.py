@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ from jinja2 import TemplateError
 from PIL import Image
 
 from boxtune.collators.pictures import NamedSample
-from boxtune.data.conversation import ConversationStyle, Message
-from boxtune.data.sample import Sample
+from boxtune.data.conversation import ConversationStyle, Message, WorkedExample
+from boxtune.data.sample import Sample, SampleWithExamples
 from boxtune.errors import ConfigError, DataError, ModelError
 from boxtune.models.frozen_vision import Picture
 
@@ -71,6 +71,21 @@ class EncodedSample:
 
 
 @dataclass(frozen=True)
+class EncodedExample:
+    """A worked example, its image ready for the model.
+
+    Attributes:
+        pixel_values: `[patches, channels × frames × patch × patch]`.
+        image_grid_thw: `[1, 3]` frames, rows and columns of patches.
+        shown: what the conversation tells of it.
+    """
+
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
+    shown: WorkedExample
+
+
+@dataclass(frozen=True)
 class SampleEncoder:
     """Turns samples (with answer) and images (without) into `EncodedSample`s.
 
@@ -78,11 +93,13 @@ class SampleEncoder:
         processor: of the model, with its pixel limits set.
         style: prompt, order and coordinates.
         max_length: longest conversation allowed in tokens, or None. Nothing is ever cut: an image token would be lost.
+        num_examples: worked examples that each sample for training is shown with; see `data/examples`.
     """
 
     processor: Any
     style: ConversationStyle
     max_length: int | None = None
+    num_examples: int = 0
 
     def sample(self, sample: Sample | NamedSample) -> EncodedSample:
         """Question and answer of a sample, for training.
@@ -91,13 +108,17 @@ class SampleEncoder:
             DataError: longer than `max_length`; names the sample and its length.
         """
 
+        examples = [self.example(one) for one in sample.examples] if isinstance(sample, SampleWithExamples) else []
+        assert len(examples) == self.num_examples, "lengths were counted with other examples"
+
         def messages(input_hw: Span) -> list[Message]:
-            return [*self.style.question(), self.style.answer(sample.detections, sample.image_hw, input_hw)]
+            question = self.style.question(examples=[example.shown for example in examples])
+            return [*question, self.style.answer(sample.detections, sample.image_hw, input_hw)]
 
         kept = sample.kept if isinstance(sample, NamedSample) else None
         if kept is None:
             assert sample.image is not None  # it is opened where nothing is kept
-            encoded = self._encode(sample.image, messages, sample.id)
+            encoded = self._encode(sample.image, messages, sample.id, examples=examples)
         else:
             grid = torch.tensor([kept.grid_thw])
             encoded = self._conversation(torch.empty(0), grid, sample.image_hw, messages, sample.id)
@@ -115,9 +136,21 @@ class SampleEncoder:
         )
         return dataclasses.replace(encoded, pictures=(picture,), kept=None if kept is None else kept.features)
 
-    def question(self, image: Image.Image, labels: tuple[str, ...] | None = None) -> EncodedSample:
-        """The question alone, up to where the model's answer begins."""
-        return self._encode(image, lambda input_hw: self.style.question(labels), "image", generation=True)
+    def question(
+        self, image: Image.Image, labels: tuple[str, ...] | None = None, examples: Sequence[EncodedExample] = ()
+    ) -> EncodedSample:
+        """The question alone, after worked examples if there are some, up to where the model's answer begins."""
+        messages = self.style.question(labels, [example.shown for example in examples])
+        return self._encode(image, lambda input_hw: messages, "image", generation=True, examples=examples)
+
+    def example(self, sample: Sample) -> EncodedExample:
+        """A sample to be shown with its answer.
+
+        Raises:
+            DataError: the model takes no image of this shape.
+        """
+        pixels, grid = self._image(sample.image, sample.id)
+        return EncodedExample(pixels, grid, WorkedExample(sample.detections, sample.image_hw, self._input_hw(grid)))
 
     def _encode(
         self,
@@ -126,13 +159,26 @@ class SampleEncoder:
         sample_id: str,
         *,
         generation: bool = False,
+        examples: Sequence[EncodedExample] = (),
     ) -> EncodedSample:
+        pixels, grid = self._image(image, sample_id)
+        if examples:
+            pixels = torch.cat([*(example.pixel_values for example in examples), pixels])
+            grid = torch.cat([*(example.image_grid_thw for example in examples), grid])
+        image_hw = (image.height, image.width)
+        return self._conversation(pixels, grid, image_hw, messages_for, sample_id, generation=generation)
+
+    def _image(self, image: Image.Image, sample_id: str) -> tuple[torch.Tensor, torch.Tensor]:
         try:
             vision = self.processor.image_processor(images=[image], return_tensors="pt")
         except ValueError as error:  # an aspect ratio above 200
             raise DataError(f"{sample_id}: the image of {image.width}×{image.height} px: {error}") from None
-        pixels, grid, image_hw = vision["pixel_values"], vision["image_grid_thw"], (image.height, image.width)
-        return self._conversation(pixels, grid, image_hw, messages_for, sample_id, generation=generation)
+        return vision["pixel_values"], vision["image_grid_thw"]
+
+    def _input_hw(self, grid: torch.Tensor) -> Span:
+        """Of the last image."""
+        patch = self.processor.image_processor.patch_size
+        return int(grid[-1, 1]) * patch, int(grid[-1, 2]) * patch
 
     def _conversation(
         self,
@@ -144,14 +190,15 @@ class SampleEncoder:
         *,
         generation: bool = False,
     ) -> EncodedSample:
-        patch = self.processor.image_processor.patch_size
-        input_hw = (int(grid[-1, 1]) * patch, int(grid[-1, 2]) * patch)
+        input_hw = self._input_hw(grid)
         text, spans = render(self.processor, messages_for(input_hw), generation=generation)
         input_ids, answer_spans = self._tokenize(text, spans, grid)
         if self.max_length is not None and len(input_ids) > self.max_length:
             raise DataError(
                 f"Sample {sample_id} has {len(input_ids)} tokens, collator.max_length allows {self.max_length}: raise "
-                "it, lower model.max_pixels, or leave the sample out. Nothing is cut, it could be an image token."
+                "it, lower model.max_pixels"
+                + (", show fewer data.examples" if self.num_examples else "")
+                + ", or leave the sample out. Nothing is cut, it could be an image token."
             )
         image_token = self.processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
         return EncodedSample(

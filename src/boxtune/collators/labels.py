@@ -12,6 +12,7 @@ import torch
 
 from boxtune.collators.encode import EncodedSample
 from boxtune.losses.language import IGNORED
+from boxtune.models.detection_head.memory import question_span
 
 LabelMask = Callable[[EncodedSample], torch.Tensor]
 
@@ -30,6 +31,12 @@ def all_text(sample: EncodedSample) -> torch.Tensor:
     around[:-1] |= sample.vision_mask[1:]  # <|vision_start|>
     around[1:] |= sample.vision_mask[:-1]  # <|vision_end|>
     return sample.input_ids.masked_fill(sample.vision_mask | around, IGNORED)
+
+
+def of_examples(sample: EncodedSample) -> torch.Tensor:
+    """`[L]` True at worked examples: all before the last question, as far as the end of the answer before it."""
+    start, _ = question_span(sample.answer_spans, len(sample))
+    return torch.arange(len(sample)) < start
 
 
 LABEL_MASKS: dict[str, LabelMask] = {"assistant": assistant, "all_text": all_text}

@@ -106,7 +106,7 @@ class PackedSampler(Sampler[list[int]]):
         if longest > budget:
             raise ConfigError(
                 f"collator.token_budget={budget} is less than the longest sample, which has {longest} tokens: raise "
-                "it, or lower model.max_pixels."
+                "it, or lower model.max_pixels (or data.examples, where there are some)."
             )
         self.lengths, self.budget, self.seed = lengths, budget, seed
         self.rank, self.num_processes = rank, num_processes

@@ -49,7 +49,7 @@ def _borders(batch: Batch) -> list[int]:
 
 def _part(batch: Batch, borders: list[int], first: int, end: int) -> Batch:
     """Samples `[first, end)`."""
-    assert len(batch["inputs"]["image_grid_thw"]) == num_samples(batch) == len(borders) - 1, "a sample shows one image"
+    each = _images_per_sample(batch)
     packed = _is_packed(batch)
     chosen = slice(borders[first], borders[end]) if packed else slice(first, end)
     inputs = {name: _tokens(value, chosen, packed) for name, value in batch["inputs"].items() if name not in _OWN_WAY}
@@ -57,12 +57,16 @@ def _part(batch: Batch, borders: list[int], first: int, end: int) -> Batch:
         for side in ("q", "k"):
             inputs[f"cu_seq_lens_{side}"] = batch["inputs"][f"cu_seq_lens_{side}"][first : end + 1] - borders[first]
             inputs[f"max_length_{side}"] = max(b - a for a, b in itertools.pairwise(borders[first : end + 1]))
-    inputs["image_grid_thw"] = batch["inputs"]["image_grid_thw"][first:end]
-    pixels, vision = _pictures(batch, first, end)
-    targets = label_targets(_tokens(batch["targets"]["labels"], chosen, packed))
+    inputs["image_grid_thw"] = batch["inputs"]["image_grid_thw"][first * each : end * each]
+    pixels, vision = _pictures(batch, first * each, end * each)
+    is_example = batch["targets"].get("is_example")
+    if is_example is not None:
+        is_example = _tokens(is_example, chosen, packed)
+    targets = label_targets(_tokens(batch["targets"]["labels"], chosen, packed), is_example)
     targets["sample_ids"] = batch["targets"]["sample_ids"][first:end]
     if "detection" in batch["targets"]:
-        targets["detection"] = _objects(batch["targets"]["detection"], borders[first], first, end)
+        vision_rows = _num_vision_rows(batch, first)
+        targets["detection"] = _objects(batch["targets"]["detection"], borders[first], vision_rows, first, end)
     return {"inputs": inputs | pixels, "targets": targets, **vision}
 
 
@@ -79,6 +83,20 @@ _OWN_WAY = (
 def _tokens(value: torch.Tensor, chosen: slice, packed: bool) -> torch.Tensor:
     """Columns of the one row of a packed batch, or rows of a padded one."""
     return value[..., chosen] if packed else value[chosen]
+
+
+def _images_per_sample(batch: Batch) -> int:
+    """Its own and those of its worked examples."""
+    each, rest = divmod(len(batch["inputs"]["image_grid_thw"]), num_samples(batch))
+    assert not rest, "every sample shows as many images"
+    return each
+
+
+def _num_vision_rows(batch: Batch, first: int) -> int:
+    """Embeddings of the images before a sample, among those of all."""
+    each, num_patches = _images_per_sample(batch), batch["inputs"]["image_grid_thw"].prod(dim=1)
+    of_last = int(batch["targets"]["detection"]["memory"]["image_mask"][0].sum())  # tokens of the first sample's last
+    return int(num_patches[: first * each].sum()) * of_last // int(num_patches[each - 1])
 
 
 def _pictures(batch: Batch, first: int, end: int) -> tuple[dict[str, Any], Batch]:
@@ -107,10 +125,10 @@ def _rows_of(sizes: Sequence[int], is_there: Sequence[bool], first: int, end: in
     return slice(sum(before[:first]), sum(before[:end]))
 
 
-def _objects(targets: dict[str, Any], first_token: int, first: int, end: int) -> dict[str, Any]:
+def _objects(targets: dict[str, Any], first_token: int, first_row: int, first: int, end: int) -> dict[str, Any]:
     """What a detection head is told of samples `[first, end)`."""
     memory = {name: value[first:end] for name, value in targets["memory"].items()}
-    memory["vision_rows"] = (memory["vision_rows"] - memory["vision_rows"][0, 0]).clamp(min=0)  # padding is 0
+    memory["vision_rows"] = (memory["vision_rows"] - first_row).clamp(min=0)  # padding is 0
     memory["image_columns"] = (memory["image_columns"] - first_token).clamp(min=0)
     memory["prompt_columns"] = (memory["prompt_columns"] - first_token).clamp(min=0)
     whole = TrueObjects(**targets["objects"])

@@ -71,6 +71,7 @@ def check_config(config: Config) -> None:
     check_watching(config)
     check_engine(config)
     check_head(config)
+    check_examples(config)
     check_rates(config)
 
 
@@ -95,6 +96,23 @@ def check_head(config: Config) -> None:
             f"evaluation.decoder={config.evaluation.decoder} asks a detection head, and none is trained: set "
             "model.detection_head=true, or evaluation.decoder=text."
         )
+
+
+def check_examples(config: Config) -> None:
+    """Refuse weights of the two parts of the language loss where there are no worked examples.
+
+    Raises:
+        ConfigError: names the key and the remedy.
+    """
+    if config.data.examples:
+        return
+    plain = type(config.losses)().model_dump()
+    for name, value in config.losses.model_dump().items():
+        if value != plain[name]:
+            raise ConfigError(
+                f"losses.{name}={value} does nothing without worked examples: set data.examples=1 or more, or leave it "
+                "out."
+            )
 
 
 def check_rates(config: Config) -> None:
@@ -217,6 +235,8 @@ def obstacle_to_vision_cache(config: Config) -> tuple[str, str] | None:
         return "data.augment=none", f"data.augment={config.data.augment} changes each picture at every look"
     if config.data.flip:
         return "data.flip=[]", f"data.flip=[{','.join(config.data.flip)}] mirrors pictures at random"
+    if config.data.examples:
+        return "data.examples=0", f"data.examples={config.data.examples} shows several pictures together"
     if engine_of(config) != "ddp":
         return "train without it", f"{asked_by(config)} leaves no process with the whole tower"
     return None

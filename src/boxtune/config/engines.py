@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +30,21 @@ def engine_of(config: Config) -> Engine:
         if config.trainer.passed_on.get(engine) or os.environ.get(variable, "false").lower() in ("true", "1"):
             return engine
     return "ddp"
+
+
+@contextmanager
+def own_environment() -> Iterator[None]:
+    """Behind the `with` the environment says of engines what it said before; accelerate writes there what it was told,
+    and the next run of this process would take it for the launcher's wish.
+    """
+    before = {variable: os.environ.get(variable) for variable in _ENVIRONMENT.values()}
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            os.environ.pop(variable, None)
+            if value is not None:
+                os.environ[variable] = value
 
 
 def asked_by(config: Config) -> str:

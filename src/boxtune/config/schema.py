@@ -59,8 +59,8 @@ class ModelConfig(Section):
     ) = Field("auto", description="Ways to the same numbers in less time; auto: those that pay on this machine.")
     vision_cache: OnDisk = Field(
         "auto",
-        description="Folder that keeps the features of a frozen vision tower, so that it sees no picture twice; `none`; "
-        "auto: one in the user's folder of caches, where that changes nothing and there are several rounds.",
+        description="Folder that keeps the features of a frozen vision tower, which sees no picture twice then; or "
+        "`none`; auto: one in the user's folder of caches, where that changes nothing and there are several rounds.",
     )
     vision_cache_gb: Positive | Auto = Field(
         "auto", description="Most that is kept there, in GB; auto: a third of what is free, at most 50."
@@ -114,6 +114,9 @@ class DataConfig(Section):
     flip: tuple[Literal["horizontal", "vertical"], ...] = Field(
         (), description="Mirror images at random; only where neither text nor sides matter."
     )
+    examples: int = Field(
+        0, ge=0, description="Other training images that each is shown with first, with their answers; drawn anew."
+    )
     num_workers: Annotated[int, Field(ge=0)] | Auto = Field("auto", description="Processes that decode images.")
 
 
@@ -138,6 +141,13 @@ class CollatorConfig(Section):
     )
     labels: Literal["assistant", "all_text"] = Field("assistant", description="Train the answer, or prompt and answer.")
     max_length: int | None = Field(None, ge=16, description="Longest sample allowed, in tokens; a longer one is named.")
+
+
+class LossesConfig(Section):
+    """Weights of the language loss where there are worked examples (data.examples)."""
+
+    student_weight: Positive = Field(1.0, description="Of the question in hand and its answer, a mean over its tokens.")
+    teacher_weight: float = Field(0.0, ge=0, description="Of the examples, a mean over their tokens.")
 
 
 class MatchingConfig(Section):
@@ -326,6 +336,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     grounding: GroundingConfig = GroundingConfig()
     collator: CollatorConfig = CollatorConfig()
+    losses: LossesConfig = LossesConfig()
     detection_head: HeadConfig = HeadConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

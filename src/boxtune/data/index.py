@@ -17,13 +17,14 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from boxtune.data import formats
@@ -34,12 +35,16 @@ from boxtune.data.formats.registry import READERS
 from boxtune.data.formats.state import state_of_file
 from boxtune.data.records import Reading, Record, SkippedRecord
 from boxtune.documents import parse_json
+from boxtune.errors import DataError
 
 if TYPE_CHECKING:
     from boxtune.data.mapped_records import ImageOf, MappedRecords
 
 MAX_BYTES = 5 << 30
 """Of all indexes together: those unused for longest are removed above it. A million records take about 200 MB."""
+
+MAX_WAIT_SECONDS = 3600.0
+"""For another process that makes the same index; ten million images take less."""
 
 _RECORDS_FILE, _FACTS_FILE = "records.arrow", "index.json"
 _ABANDONED_SECONDS = 2 * 24 * 3600  # an index that was not finished by then never will be
@@ -145,6 +150,42 @@ def build_index(folder: Path, checked: CheckedDrafts, reading: Reading) -> None:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     _remove_oldest(folder)
+
+
+@contextlib.contextmanager
+def building(folder: Path, spec: str) -> Iterator[bool]:
+    """One process at a time builds an index, the others wait: those of a training in several, and any other.
+
+    Args:
+        folder: of the index.
+        spec: the data set, for messages.
+
+    Yields:
+        Whether nobody was at it; if not, an index may be there now.
+
+    Raises:
+        DataError: it takes somebody too long.
+        OSError: the cache cannot be written.
+    """
+    locks = folder.parent.with_name("locks")
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"{folder.name}.lock")  # the system releases that of a process that has ended
+    was_free = True
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        was_free = False
+        try:
+            lock.acquire(timeout=MAX_WAIT_SECONDS)
+        except Timeout:
+            raise DataError(
+                f"Another process has been making the index of '{spec}' for {MAX_WAIT_SECONDS / 60:.0f} minutes: wait "
+                f"for it and start again, end it, or set BOXTUNE_CACHE to another folder than '{folder.parent.parent}'."
+            ) from None
+    try:
+        yield was_free
+    finally:
+        lock.release()
 
 
 def forget_index(records: MappedRecords, index: int) -> None:

@@ -63,11 +63,16 @@ def open_split(place: Place, format_name: str, split: str, prefix: str = "", ind
         return _as_list(reading, prefix)
     reading.drafts = drafts
     try:
-        index.build_index(folder, CheckedDrafts(reading, begun, _near(place)), reading)
+        with index.building(folder, place.spec) as was_free:
+            if was_free:
+                index.build_index(folder, CheckedDrafts(reading, begun, _near(place)), reading)
+            opened = index.open_index(folder, place, format_name, split, prefix)
+            if opened is None and not was_free:  # who was at it has not come to an end
+                anew = reader.read_split(place, split)
+                index.build_index(folder, CheckedDrafts(anew, [], _near(place)), anew)
+                opened = index.open_index(folder, place, format_name, split, prefix)
     except OSError as error:
         _say_once(f"No index of '{place.spec}' is kept in '{folder.parent}' ({error.strerror or error}).")
-    else:
-        opened = index.open_index(folder, place, format_name, split, prefix)
     return opened or _as_list(reader.read_split(place, split), prefix)
 
 

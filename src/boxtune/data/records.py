@@ -136,6 +136,7 @@ class Draft:
     Attributes:
         declared_hw: `(height, width)` that the annotations claim, or None.
         relative: boxes are fractions of the image's sides (0–1), not pixels.
+        upright: boxes are on the upright image, even where the declared size is that of the stored one.
         problem: why the record is bad, if the reader saw it already.
     """
 
@@ -145,6 +146,7 @@ class Draft:
     boxes: list[DraftBox] = field(default_factory=list)
     declared_hw: tuple[int, int] | None = None
     relative: bool = False
+    upright: bool = False
     problem: BadRecordError | None = None
 
 
@@ -222,6 +224,7 @@ def check_draft(draft: Draft, prefix: str = "") -> Record:
             f"the annotation says {frame_hw[1]}×{frame_hw[0]} pixels, the image has "
             f"{info.image_hw[1]}×{info.image_hw[0]}. Give the image that was annotated, or mend the size and the boxes."
         )
+    frame_hw = info.image_hw if draft.upright else frame_hw
     xyxy = _check_boxes(draft.boxes, frame_hw, draft.relative)
     if frame_hw != info.image_hw:
         xyxy = turn_boxes(xyxy, info.stored_hw, info.orientation)

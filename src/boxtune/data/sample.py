@@ -29,3 +29,14 @@ class Sample:
     def image_hw(self) -> tuple[int, int]:
         """`(height, width)` of the upright image in pixels."""
         return self.image.height, self.image.width
+
+
+@dataclass(frozen=True)
+class SampleWithExamples(Sample):
+    """A sample, and what is shown with answers before it; see `data/examples`.
+
+    Attributes:
+        examples: in the order they are shown.
+    """
+
+    examples: tuple[Sample, ...] = ()

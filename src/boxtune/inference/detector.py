@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,15 +18,15 @@ from PIL import Image
 from boxtune.collators.encode import EncodedSample, SampleEncoder
 from boxtune.data.conversation import ConversationStyle
 from boxtune.detections import Detections
-from boxtune.errors import ConfigError, nearest, some
+from boxtune.errors import ConfigError, nearest
 from boxtune.grounding.codec import DecodeResult
 from boxtune.inference.ahead import ahead
 from boxtune.inference.calibrator import Calibrator, read_calibrator
 from boxtune.inference.candidates import NUM_CANDIDATES
-from boxtune.inference.decoding import Answer
 from boxtune.inference.fusion import fuse
 from boxtune.inference.head_decoding import CONFIDENT, find_objects, split_confident
 from boxtune.inference.language_pass import Read, read_questions
+from boxtune.inference.prediction import Prediction, made_out
 from boxtune.inference.steps import Steps
 from boxtune.inference.writing import Writer, stop_ids
 from boxtune.models.attention import (
@@ -45,26 +45,6 @@ from boxtune.models.quantize import Quantize
 Decoder = Literal["text", "head", "both"]
 COMPILE_AFTER: Final = 200
 """Answers of a model on a GPU after which compiling has paid for itself."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What was found in one image.
-
-    Attributes:
-        result: status, boxes with scores in pixels of the image, reason.
-        text: the model's raw answer.
-        truncated: whether the token limit ended the answer.
-        candidates: boxes that the answer left out, with scores; see `candidates`. Of a detection head, those that it
-            is not sure of.
-        answer: the text token by token, with probabilities; None where nothing was written.
-    """
-
-    result: DecodeResult
-    text: str
-    truncated: bool
-    candidates: Detections = field(default_factory=Detections.empty)
-    answer: Answer | None = None
 
 
 class Detector:
@@ -165,9 +145,7 @@ class Detector:
     @property
     def untaught_labels(self) -> str | None:
         """A sentence where labels are asked for that the model was not trained on."""
-        known = self.loaded.contract.labels
-        strange = [label for label in self.labels if known and label not in known]
-        return f"The model was not taught {some(strange)}; it knows {some(known)}." if strange else None
+        return self.loaded.contract.untaught(self.labels)
 
     def _question(self, image: Image.Image, labels: tuple[str, ...]) -> EncodedSample:
         question = self.encoder.question(image.convert("RGB"), labels)
@@ -211,7 +189,7 @@ class Detector:
                 if not ready:
                     return
                 for sample, answer, found in ready:
-                    text = self._decode(answer, sample, labels)
+                    text = made_out(answer, self.style.codec, sample.image_hw, sample.input_hw, labels, self.calibrator)
                     yield text if found is None else _together(text, found)
                 self._num_answered += len(ready)
                 if self.compile_after is not None and self._num_answered >= self.compile_after:
@@ -250,22 +228,6 @@ class Detector:
         model = self.loaded.model
         bf16 = model.device.type == "cuda" or model.dtype == torch.bfloat16
         return choose_for_questions(model.device, bf16=bf16, looks_back=has_sliding_window(model.config))
-
-    def _decode(self, answer: Answer, sample: EncodedSample, labels: tuple[str, ...]) -> Prediction:
-        result = self.style.codec.decode(answer.text, sample.image_hw, sample.input_hw, labels)
-        found = self._scored(answer, result, sample)
-        prediction = Prediction(replace(result, detections=found), answer.text, answer.truncated, answer=answer)
-        if answer.continued is None:
-            return prediction
-        whole = self.style.codec.decode(answer.continued.text, sample.image_hw, sample.input_hw, labels)
-        is_candidate = [span.whole[0] >= answer.num_common_chars for span in whole.spans]
-        return replace(prediction, candidates=self._scored(answer.continued, whole, sample).select(is_candidate))
-
-    def _scored(self, answer: Answer, result: DecodeResult, sample: EncodedSample) -> Detections:
-        scores = np.array([answer.box_score(span) for span in result.spans])
-        if self.calibrator is not None:
-            scores = self.calibrator.apply(scores)
-        return result.detections.clipped(sample.image_hw).with_scores(scores)
 
 
 def _check_decoder(decoder: Decoder, loaded: LoadedModel, free_labels: bool) -> None:

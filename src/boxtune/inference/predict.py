@@ -17,6 +17,7 @@ from boxtune.console import say
 from boxtune.data.images import open_upright_rgb
 from boxtune.detections import Detections, xyxy_to_xywh
 from boxtune.errors import DataError, SaveError
+from boxtune.inference.coco_dataset import COCO_FILE, FoundPicture, write_coco_dataset
 from boxtune.inference.detector import Detector
 from boxtune.inference.draw import draw_detections
 from boxtune.inference.uploads import MOST_STRETCHED
@@ -57,6 +58,7 @@ def predict_images(
     min_score: float = 0.0,
     console: Console | None = None,
     shared: bool = False,
+    coco_root: Path | None = None,
 ) -> int:
     """Write `NAME.jpg` with boxes for each picture, and `predictions.json`; returns the number of boxes.
 
@@ -72,6 +74,8 @@ def predict_images(
         console: shows progress there.
         shared: each process of the command looks at a part of the pictures and draws these, and the first one writes
             predictions.json; they must all call, and be able to talk (`boxtune.processes.joined`).
+        coco_root: a folder that the pictures are in; then the same is written to `coco.json` too, a COCO data set whose
+            file names begin there.
 
     Raises:
         DataError: a picture cannot be read, or is too thin.
@@ -92,6 +96,9 @@ def predict_images(
         if not shared or processes.is_first():
             text = json.dumps(rows, indent=1, ensure_ascii=False)
             (output_dir / "predictions.json").write_text(text + "\n", encoding="utf-8")
+            if coco_root is not None:
+                found = [FoundPicture(name_in(coco_root, paths[one.place]), one.image_hw, one.boxes) for one in drawn]
+                write_coco_dataset(output_dir / COCO_FILE, found, getattr(detector, "labels", ()))
     except OSError as error:
         raise SaveError(f"{output_dir} cannot be written: {error.strerror or error}.") from None
     num_unread = sum(one.is_unread for one in drawn)
@@ -102,11 +109,13 @@ def predict_images(
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A picture that was looked at: its place among all, its rows of predictions.json, whether the answer was no text
-    of boxes.
+    """A picture that was looked at: its place among all, its size and boxes, its rows of predictions.json, whether the
+    answer was no text of boxes.
     """
 
     place: int
+    image_hw: tuple[int, int]
+    boxes: Detections
     rows: list[dict[str, object]]
     is_unread: bool
 
@@ -124,13 +133,7 @@ def _drawn(
 
     def images() -> Iterator[Image.Image]:
         for place in own:
-            path = paths[place]
-            image = open_upright_rgb(path)
-            if max(image.size) > MOST_STRETCHED * min(image.size):
-                raise DataError(
-                    f"{path}: the models take no image of {image.width}×{image.height} px: cut it into parts."
-                )
-            pending.append(image)
+            pending.append(open_picture(paths[place]))
             yield pending[-1]
 
     quiet = console is None or not console.is_terminal
@@ -141,10 +144,29 @@ def _drawn(
         boxes = prediction.result.detections
         assert boxes.scores is not None
         boxes = boxes.select(boxes.scores >= min_score)
-        draw_detections(pending.pop(0), boxes).save(output_dir / names[place], quality=92)
+        image = pending.pop(0)
+        draw_detections(image, boxes).save(output_dir / names[place], quality=92)
         rows = _result_rows(paths[place], boxes, getattr(detector, "decoder", "text"))
-        drawn.append(_Drawn(place, rows, prediction.result.status == "malformed"))
+        image_hw = (image.height, image.width)
+        drawn.append(_Drawn(place, image_hw, boxes, rows, prediction.result.status == "malformed"))
     return drawn
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The upright picture in RGB.
+
+    Raises:
+        DataError: it cannot be read, or is too thin for the models.
+    """
+    image = open_upright_rgb(path)
+    if max(image.size) > MOST_STRETCHED * min(image.size):
+        raise DataError(f"{path}: the models take no image of {image.width}×{image.height} px: cut it into parts.")
+    return image
+
+
+def name_in(folder: Path, path: Path) -> str:
+    """The name of a picture from a folder that it is in, with `/` between folders."""
+    return path.relative_to(folder).as_posix()
 
 
 def drawn_names(paths: Sequence[Path]) -> list[str]:

@@ -135,7 +135,7 @@ class Steps:
             if is_compile_error(error):
                 raise
             self.graphs = False
-            reason = str(error).strip().split("\n")[0][:200]
+            reason = " ".join(str(error).split())[:200]
             warnings.warn(f"Steps run one kernel at a time: recording them failed ({reason}).", stacklevel=2)
         finally:
             self.tokens.copy_(tokens)
@@ -150,7 +150,7 @@ class Steps:
                 raise
             release_blocks(self.bare)
             self.forget()
-            reason = str(error).strip().split("\n")[0][:200]
+            reason = " ".join(str(error).split())[:200]
             warnings.warn(f"Blocks run uncompiled: compiling them failed ({reason}).", stacklevel=2)
             return act()
 

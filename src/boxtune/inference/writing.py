@@ -186,6 +186,11 @@ class Writer:
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:
     """Token ids that end a turn, of the model's folder and of the tokenizer."""
-    stops = model.generation_config.eos_token_id
+    return stops_of(model.generation_config, tokenizer)
+
+
+def stops_of(generation_config: Any, tokenizer: Any) -> set[int]:
+    """As `stop_ids`, without the model."""
+    stops = generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
     return {stop for stop in (*stops, tokenizer.eos_token_id) if stop is not None}

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-
 _PROGRAMS = 32
 """All blocks, of vision and language, are one function to the compiler (transformers' `GradientCheckpointingLayer`), of
 which it makes eight programs at most if it is not told otherwise; questions and single tokens are programs of their own.

@@ -7,12 +7,13 @@ limits than in training. So both stand in `boxtune.json`, and a folder that cont
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from boxtune.documents import parse_json
-from boxtune.errors import ModelError
+from boxtune.errors import ModelError, some
 from boxtune.models.families import Family, family
 
 FILE_NAME = "boxtune.json"
@@ -36,6 +37,7 @@ class Contract:
             weights before they were packed}`. The adapter loads on the unpacked base all the same; merging reads it.
         base_weights: of an adapter that was trained on an earlier stage of a recipe: the fingerprint of that stage's
             weights (see models/fingerprint.py).
+        num_examples: worked examples that each question was shown with in training; it may be asked without.
     """
 
     model_type: str
@@ -49,11 +51,17 @@ class Contract:
     max_new_tokens: int = 1024
     quantized_base: dict[str, str] | None = None
     base_weights: str | None = None
+    num_examples: int = 0
 
     @property
     def family(self) -> Family:
         """The row of the families table."""
         return family(self.model_type)
+
+    def untaught(self, labels: Sequence[str]) -> str | None:
+        """A sentence where labels are asked for that the model was not trained on."""
+        strange = [label for label in labels if self.labels and label not in self.labels]
+        return f"The model was not taught {some(strange)}; it knows {some(self.labels)}." if strange else None
 
     def save(self, folder: Path) -> None:
         """Write `boxtune.json` into a folder."""

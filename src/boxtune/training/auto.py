@@ -147,7 +147,7 @@ def _batch_within(config: Config, seconds: float, num_parameters: int, device: t
     14 × 14 px, images at the largest size.
     """
     assert isinstance(config.model.max_pixels, int)
-    operations = 6.0 * num_parameters * config.model.max_pixels / 14**2
+    operations = 6.0 * num_parameters * config.model.max_pixels / 14**2 * (1 + config.data.examples)
     speed = (os.cpu_count() or 1) * _FLOPS_OF_CORE[use_bf16(config, device)]
     affordable = seconds * speed / operations / _STEPS_WANTED
     return int(max(2, min(8, affordable)))

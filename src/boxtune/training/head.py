@@ -11,6 +11,7 @@ from boxtune.config.schema import Config
 from boxtune.console import say
 from boxtune.errors import ConfigError
 from boxtune.losses.detection import DetectionLossConfig
+from boxtune.losses.language import LanguageLossConfig
 from boxtune.losses.matching import MatchingCosts
 from boxtune.models.detection_head.captioner import encode_labels
 from boxtune.models.detection_head.config import fitted_to
@@ -57,7 +58,8 @@ def fit_head(
 
 def objective(config: Config, head: DetectionHead | None) -> Objective:
     """What a run makes smaller."""
-    return Objective() if head is None else Objective(head, loss_settings(config))
+    text = LanguageLossConfig(**config.losses.model_dump())
+    return Objective(language=text) if head is None else Objective(head, loss_settings(config), text)
 
 
 def loss_settings(config: Config) -> DetectionLossConfig:

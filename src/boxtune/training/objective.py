@@ -14,12 +14,12 @@ import torch
 
 from boxtune.losses import captions, detection, language
 from boxtune.losses.detection import DetectionLossConfig, Layer, TrueObjects
+from boxtune.losses.language import LanguageLossConfig
 from boxtune.models.detection_head.head import DetectionHead
 from boxtune.models.detection_head.memory import gather_memory
 from boxtune.models.detection_head.queries import Predictions
 from boxtune.models.detection_head.tap import Features, tapped
 
-LANGUAGE = "language"
 Targets = Mapping[str, Any]
 
 
@@ -30,10 +30,12 @@ class Objective:
     Attributes:
         head: attached to the model.
         losses: what its terms weigh against the language loss.
+        language: what the two parts of the language loss weigh where there are worked examples.
     """
 
     head: DetectionHead | None = None
     losses: DetectionLossConfig = field(default_factory=DetectionLossConfig)
+    language: LanguageLossConfig = field(default_factory=LanguageLossConfig)
 
     def watching(self, model: Any) -> AbstractContextManager[Features | None]:
         """Keeps, inside the `with`, what the head reads of the model's forward pass; nothing where there is no head."""
@@ -42,7 +44,7 @@ class Objective:
     def counts(self, targets: Targets) -> dict[str, int | torch.Tensor]:
         """Term → what its sum is divided by, of one batch; add them up over the step."""
         own = {} if self.head is None else targets["detection"]["counts"]
-        return {LANGUAGE: language.count(dict(targets)), **own}
+        return {**language.counts(dict(targets)), **own}
 
     def sums(
         self, logits: torch.Tensor, features: Features | None, embedding: torch.Tensor, targets: Targets
@@ -55,7 +57,7 @@ class Objective:
             embedding: `[vocabulary, H]` of the language model.
             targets: of the batch.
         """
-        sums = {LANGUAGE: language.total(logits, dict(targets))}
+        sums = language.totals(logits, dict(targets))
         if self.head is not None:
             assert features is not None
             sums |= self._head_sums(self.head, features, embedding, targets["detection"])
@@ -76,10 +78,15 @@ class Objective:
 
     def share(self, sums: Mapping[str, torch.Tensor], step_counts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What a batch adds to the loss of its step."""
-        text = sums[LANGUAGE] / step_counts[LANGUAGE]
+        text = language.weighted(sums, step_counts, self.language)
         if self.head is None:
             return text
-        return text + detection.weighted({n: s for n, s in sums.items() if n != LANGUAGE}, step_counts, self.losses)
+        of_head = {name: total for name, total in sums.items() if name not in language.TERMS}
+        return text + detection.weighted(of_head, step_counts, self.losses)
+
+    def text(self, sums: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What of the sums is not the head's, together."""
+        return torch.stack([sums[name] for name in language.TERMS if name in sums]).sum()
 
 
 def _layer(predictions: Predictions) -> Layer:

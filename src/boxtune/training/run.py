@@ -20,7 +20,7 @@ from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import check_lengths, longest_answer
 from boxtune.collators.objects import ObjectTargets
 from boxtune.config.checks import check_areas, check_config
-from boxtune.config.engines import engine_of
+from boxtune.config.engines import engine_of, own_environment
 from boxtune.config.load import to_yaml
 from boxtune.config.recipes import stage_configs
 from boxtune.config.schema import Config
@@ -86,6 +86,7 @@ class TrainResult:
     best_step: int | None = None
 
 
+@own_environment()
 def train(
     config: Config, *, resume: bool = False, console: Console | None = None, stage: StageMark | None = None
 ) -> TrainResult:
@@ -238,7 +239,7 @@ def _fit(
     style = ConversationStyle(
         loaded.family.codec, train_set.labels, grounding.prompt, grounding.system, grounding.box_order
     )
-    encoder = SampleEncoder(loaded.processor, style, config.collator.max_length)
+    encoder = SampleEncoder(loaded.processor, style, config.collator.max_length, config.data.examples)
     check_lengths(encoder, train_set)
     config, images_per_row = fit_rows(config, loaded, encoder, train_set, device)
     config = auto.fit_training(config, size, len(train_set), device, images_per_row)
@@ -258,6 +259,7 @@ def _fit(
         max_new_tokens=int(limit),
         quantized_base=_quantized_base(config, device),
         base_weights=None if stage is None else stage.base_weights,
+        num_examples=config.data.examples,
     )
     batching: Any = config.collator.batching
     objects = None if loaded.head is None else ObjectTargets(loaded.processor, loaded.head.config)

@@ -15,6 +15,7 @@ from boxtune.config.schema import Config
 from boxtune.console import say
 from boxtune.data.columns import record_columns
 from boxtune.data.dataset import DetectionDataset, available_splits, load_dataset
+from boxtune.data.examples import ExampleDataset, check_number
 from boxtune.data.sample import Sample
 from boxtune.data.splits import UNSPLIT, canonical_split
 from boxtune.errors import DataError
@@ -74,6 +75,7 @@ def load_data(config: Config, console: Console) -> RunData:
         train_set = train_set.subset(range(min(data.max_train_images, len(train_set))))
     if len(train_set) == 0:
         raise DataError(f"No image of {data.path} is left to train on: lower data.val_fraction, or add images.")
+    check_number(data.examples, train_set)
     if val_split == train_split:
         say(console, "data.val_split is data.train_split: evaluated on the images it was trained on.")
         val_set = train_set
@@ -139,10 +141,12 @@ def check_shapes(encoder: SampleEncoder, data: RunData) -> None:
 
 
 def augmented(config: Config, train_set: DetectionDataset) -> Sequence[Sample]:
-    """The images as they are shown in training."""
-    assert config.data.augment != "auto", "fitted before"
-    if config.data.augment == "none" and not config.data.flip:
-        return train_set
-    from boxtune.data.augmentation import AugmentedDataset, build_transform
+    """The images as they are shown in training: changed, and with worked examples, where that is asked for."""
+    data, seed = config.data, config.trainer.seed
+    assert data.augment != "auto", "fitted before"
+    shown: Sequence[Sample] = train_set
+    if data.augment != "none" or data.flip:
+        from boxtune.data.augmentation import AugmentedDataset, build_transform
 
-    return AugmentedDataset(train_set, build_transform(config.data.augment, config.data.flip), config.trainer.seed)
+        shown = AugmentedDataset(train_set, build_transform(data.augment, data.flip), seed)
+    return ExampleDataset(shown, data.examples, seed) if data.examples else shown

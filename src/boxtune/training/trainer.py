@@ -35,7 +35,7 @@ from boxtune.training.divided import DividedTrainer
 from boxtune.training.durable import DurableTrainer, leave_signals
 from boxtune.training.failures import is_out_of_memory
 from boxtune.training.features import RunFeatures
-from boxtune.training.objective import LANGUAGE, Objective, TermMeans
+from boxtune.training.objective import Objective, TermMeans
 from boxtune.training.rates import Rates
 from boxtune.training.speed import Speed, slow_down
 from boxtune.training.stability import Stability, naming_operations
@@ -179,7 +179,7 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
             sums = self.objective.sums(outputs.logits, features, embedding, targets)
         self.terms.add(sums, counts)
         if self.stability is not None:
-            self.stability.note_text(sums[LANGUAGE])
+            self.stability.note_text(self.objective.text(sums))
         # gradients are averaged over processes, the counts are sums over them
         loss = self.objective.share(sums, counts) * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss

@@ -210,3 +210,11 @@ def test_what_the_hub_answers_is_one_line(monkeypatch):
     with pytest.raises(DataError, match=r"'owner/gone' cannot be loaded \(no route to host\)") as caught:
         load_dataset("owner/gone")
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_a_split_in_its_name(tmp_path, image_bytes):
+    path = tmp_path / "set" / "photos.parquet"
+    path.parent.mkdir()
+    cppe(image_bytes(), ClassLabel(names=["mask", "glove"])).to_parquet(path)
+    assert len(load_dataset(path)) == 1
+    assert load_dataset(path.parent).split == "all"

@@ -3,6 +3,7 @@
 Layouts that are found: a JSON file; a folder of `train.json`, `val.json` …; `annotations/instances_train2017.json`
 beside `train2017/`; `train/_annotations.coco.json` (Roboflow). Boxes are `[x_min, y_min, width, height]` in pixels.
 Annotations with `iscrowd` 1 mark regions, not objects: they are left out, and the reading's notes count them.
+Label Studio writes the size of the stored image and boxes on the upright one (HumanSignal/label-studio#6608).
 A damaged file that bears a split's name is that split: reading it says what is wrong, and the split is not missed.
 """
 
@@ -75,7 +76,7 @@ def read_file(path: Path) -> Reading:
     """
     content = _load(path)
     names = _category_names(content["categories"], path)
-    drafts, lost = _image_drafts(content["images"], path)
+    drafts, lost = _image_drafts(content["images"], path, upright=_is_of_label_studio(content))
     num_crowds = 0
     for number, annotation in enumerate(_consumed(content["annotations"]), start=1):
         source = f"{path.name}, annotation {_id_or_number(annotation, number)}"
@@ -209,7 +210,7 @@ def _num_keys(path: Path) -> int:
             return sum(content.find(f'"{key}"'.encode()) >= 0 for key in _KEYS)
 
 
-def _load(path: Path) -> dict[str, list[Any]]:
+def _load(path: Path) -> dict[str, Any]:
     text = path.read_bytes()
     if not text.strip():
         raise DataError(f"'{path}' is empty. Write it again, or remove it.")
@@ -251,7 +252,14 @@ def _without_parents(categories: list[Any], names: dict[Any, str], used: set[str
     return tuple(dict.fromkeys(name for name in names.values() if name in used or name not in parents))
 
 
-def _image_drafts(images: list[Any], path: Path) -> tuple[dict[Any, list[Draft]], list[SkippedRecord]]:
+def _is_of_label_studio(content: dict[str, Any]) -> bool:
+    info = content.get("info")
+    return isinstance(info, dict) and info.get("contributor") == "Label Studio"
+
+
+def _image_drafts(
+    images: list[Any], path: Path, *, upright: bool
+) -> tuple[dict[Any, list[Draft]], list[SkippedRecord]]:
     """Image id → its drafts: one, or more where the id was used twice (the check names them)."""
     drafts: dict[Any, list[Draft]] = {}
     lost = []
@@ -262,9 +270,8 @@ def _image_drafts(images: list[Any], path: Path) -> tuple[dict[Any, list[Draft]]
         if not isinstance(image, dict) or not isinstance(image.get("id"), _ID_TYPES):
             lost.append(SkippedRecord(source, "an image without an id. Give it one."))
             continue
-        draft = Draft(
-            str(image["id"]), path, source, declared_hw=declared_size(image.get("height"), image.get("width"))
-        )
+        declared_hw = declared_size(image.get("height"), image.get("width"))
+        draft = Draft(str(image["id"]), path, source, declared_hw=declared_hw, upright=upright)
         try:
             draft.image = find_image(folders, image.get("file_name"), root)
         except BadRecordError as bad:

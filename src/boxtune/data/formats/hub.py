@@ -207,7 +207,8 @@ def _load(place: Place, split: str) -> datasets.Dataset:
         if place.path is not None:
             for file in _parquet_files(place.path):
                 _refuse_bomb(file)
-            return datasets.load_dataset("parquet", data_files={split: _local_splits(place.path)[split]}, split=split)
+            # its own name for what has no splits, since `all` has another meaning there
+            return datasets.load_dataset("parquet", data_files=_local_splits(place.path)[split], split="train")
         return datasets.load_dataset(str(place.hub_id), place.options.get("config"), split=split, **_revision(place))
 
 

@@ -4,6 +4,9 @@ A line is `class x_centre y_centre width height`, in fractions of the upright im
 polygon and becomes its bounding box. The labels of `…/images/train/a.jpg` are in `…/labels/train/a.txt`; without that
 file the image has no objects.
 
+A folder of `classes.txt`, `images/` and `labels/` without a YAML file is one too, without splits: what Label Studio
+exports ("YOLO with Images"). Its `notes.json` has the numbers of the classes, which need not be those of the lines.
+
 A folder is read as a set of its own, whose `data.yaml` may not lead out of it. Where the YAML file itself is named, it
 is the user's own description and may lead anywhere.
 """
@@ -22,26 +25,28 @@ from boxtune.data.formats.state import files_below, state_of_file, state_of_file
 from boxtune.data.formats.written import Written
 from boxtune.data.images import IMAGE_SUFFIXES
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord
-from boxtune.data.splits import canonical_split, in_order
+from boxtune.data.splits import UNSPLIT, canonical_split, in_order
 from boxtune.detections import xyxy_to_cxcywh
-from boxtune.documents import DocumentError, parse_yaml
+from boxtune.documents import DocumentError, parse_json, parse_yaml
 from boxtune.errors import DataError
 
-LOOKED_FOR = "YOLO: data.yaml with train, val and names"
+LOOKED_FOR = "YOLO: data.yaml with train, val and names, or classes.txt, images and labels"
 
 _LABEL_SUFFIXES = (".txt",)
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
+_CLASSES = "classes.txt"
+_NOTES = "notes.json"
 
 
 def recognises(path: Path) -> bool:
-    """Whether a folder holds a YOLO data.yaml, or a file is one."""
+    """Whether a folder holds a YOLO data.yaml, or a file is one, or a folder needs none."""
     found = _find_yaml(path)
-    return found is not None and _is_data_yaml(found)
+    return _needs_no_yaml(path) if found is None else _is_data_yaml(found)
 
 
 def bears_names(path: Path) -> bool:
-    """Whether a folder holds a data.yaml, though perhaps a damaged one, or a file is YAML."""
-    return _find_yaml(path) is not None
+    """Whether a folder holds a data.yaml, though perhaps a damaged one, or a file is YAML, or a folder needs none."""
+    return _find_yaml(path) is not None or _needs_no_yaml(path)
 
 
 def split_names(place: Place) -> list[str]:
@@ -74,6 +79,8 @@ def state(place: Place, split: str) -> Iterator[str]:
     yaml_path, content = _load(place.local)
     root = _root(content, yaml_path, place.local)
     yield state_of_file(yaml_path)
+    if yaml_path.name == _CLASSES:
+        yield state_of_file(yaml_path.with_name(_NOTES))
     for entry in _entries_of_split(content, yaml_path, split, place.local):
         if entry.is_file():
             yield state_of_file(entry)
@@ -120,6 +127,8 @@ def _is_data_yaml(path: Path) -> bool:
 
 def _load(path: Path) -> tuple[Path, dict[str, Any]]:
     yaml_path = _find_yaml(path)
+    if yaml_path is None and _needs_no_yaml(path):
+        return path / _CLASSES, {UNSPLIT: "images", "names": _numbered_classes(path)}
     if yaml_path is None:
         raise DataError(f"'{path}' holds no data.yaml with the keys train, val and names. Write one.")
     try:
@@ -133,9 +142,39 @@ def _load(path: Path) -> tuple[Path, dict[str, Any]]:
     return yaml_path, content
 
 
+def _needs_no_yaml(path: Path) -> bool:
+    return (path / _CLASSES).is_file() and (path / "labels").is_dir()
+
+
+def _numbered_classes(folder: Path) -> dict[int, str]:
+    """Class names by the numbers that lines of labels have: as `notes.json` says, or else the rows of `classes.txt`."""
+    if not (folder / "images").is_dir():
+        raise DataError(
+            f"'{folder}' has {_CLASSES} and labels, but no folder images. Put the images there: Label Studio exports "
+            "them as 'YOLO with Images'."
+        )
+    notes = folder / _NOTES
+    try:
+        content = parse_json(notes.read_bytes()) if notes.is_file() else None
+    except DocumentError as error:
+        raise DataError(
+            f"'{notes}' is no JSON file, or is cut off ({error}). Export it again, or remove it."
+        ) from error
+    categories = content.get("categories") if isinstance(content, dict) else None
+    if not isinstance(categories, list):
+        return dict(enumerate(read_lines(folder / _CLASSES)))
+    if not all(isinstance(one, dict) and {"id", "name"} <= one.keys() for one in categories):
+        raise DataError(f"'{notes}' has a category without id or name. Export it again, or remove it.")
+    names = {one["id"]: one["name"] for one in categories if isinstance(one["id"], int)}
+    if len(names) < len(categories):
+        raise DataError(f"'{notes}': each category needs a whole number of its own as id. Mend it, and the labels.")
+    return names
+
+
 def _split_entries(content: dict[str, Any], yaml_path: Path) -> dict[str, Any]:
     """Key → what is said of it; `test:` may be left blank, as in Ultralytics' own files."""
-    entries = {key: content[key] for key in _SPLIT_KEYS if key in content and not (key == "test" and not content[key])}
+    keys = (UNSPLIT,) if yaml_path.name == _CLASSES else _SPLIT_KEYS
+    entries = {key: content[key] for key in keys if key in content and not (key == "test" and not content[key])}
     for key, entry in entries.items():
         if not entry:
             raise DataError(f"'{yaml_path}': {key} says nothing. Name the folder of its images, or remove the line.")
@@ -279,7 +318,7 @@ def _box(line: str, names: dict[int, str], source: str) -> DraftBox:
         raise BadRecordError(f"{line!r} holds something that is no number. Mend the line.", source) from None
     if index not in names:
         raise BadRecordError(
-            f"class {index:g} is not among the {len(names)} names of data.yaml. Mend the line or add the name.", source
+            f"class {index:g} is not among the {len(names)} names of classes. Mend the line or add the name.", source
         )
     label = names[int(index)]
     if len(numbers) == 4:

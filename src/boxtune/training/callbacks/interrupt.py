@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 _SECONDS_OF_AN_ECHO = 1.0
 
 
-class LookEnded(Exception):
+class LookEnded(Exception):  # noqa: N818, what KeyboardInterrupt is to a command
     """A signal has ended a look at the watched images: in one process, and so in all."""
 
 

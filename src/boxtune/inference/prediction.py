@@ -1,0 +1,67 @@
+"""What was found in one image, made out of what a model wrote about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from boxtune.detections import Detections
+from boxtune.grounding.codec import Codec, DecodeResult
+from boxtune.inference.calibrator import Calibrator
+from boxtune.inference.decoding import Answer
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one image.
+
+    Attributes:
+        result: status, boxes with scores in pixels of the image, reason.
+        text: the model's raw answer.
+        truncated: whether the token limit ended the answer.
+        candidates: boxes that the answer left out, with scores; see `candidates`. Of a detection head, those that it
+            is not sure of.
+        answer: the text token by token, with probabilities; None where nothing was written.
+    """
+
+    result: DecodeResult
+    text: str
+    truncated: bool
+    candidates: Detections = field(default_factory=Detections.empty)
+    answer: Answer | None = None
+
+
+def made_out(
+    answer: Answer,
+    codec: Codec,
+    image_hw: tuple[int, int],
+    input_hw: tuple[int, int],
+    labels: Sequence[str],
+    calibrator: Calibrator | None = None,
+) -> Prediction:
+    """The boxes of an answer, each with a score.
+
+    Args:
+        answer: with the probability of every token.
+        codec: of the family.
+        image_hw, input_hw: size of the image in its file and as the model saw it, in pixels.
+        labels: that were asked for.
+        calibrator: makes scores mean what they say; None leaves them as they are.
+    """
+
+    def scored(answer: Answer, result: DecodeResult) -> Detections:
+        scores = np.array([answer.box_score(span) for span in result.spans])
+        if calibrator is not None:
+            scores = calibrator.apply(scores)
+        return result.detections.clipped(image_hw).with_scores(scores)
+
+    result = codec.decode(answer.text, image_hw, input_hw, labels)
+    found = replace(result, detections=scored(answer, result))
+    prediction = Prediction(found, answer.text, answer.truncated, answer=answer)
+    if answer.continued is None:
+        return prediction
+    whole = codec.decode(answer.continued.text, image_hw, input_hw, labels)
+    is_candidate = [span.whole[0] >= answer.num_common_chars for span in whole.spans]
+    return replace(prediction, candidates=scored(answer.continued, whole).select(is_candidate))
