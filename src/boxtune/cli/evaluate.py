@@ -13,6 +13,7 @@ from boxtune.cli.options import (
     Data,
     Decoder,
     Device,
+    Engine,
     Format,
     FreeLabels,
     Labels,
@@ -38,6 +39,7 @@ def command(
     batch_size: BatchSize = 8,
     device: Device = "auto",
     quantize: Quantize = "none",
+    engine: Engine = "own",
     candidates: Annotated[
         int, typer.Option("--candidates", min=0, help="Boxes to name after the end of each answer, for AP; 0: none.")
     ] = 5,
@@ -51,9 +53,8 @@ def command(
     from rich.console import Console
 
     from boxtune import processes
-    from boxtune.cli.options import claim_shared_output_dir, split_labels, tell_of_packed_base
+    from boxtune.cli.options import claim_shared_output_dir, open_detector, split_labels
     from boxtune.evaluation.evaluate import evaluate_with_notes, open_judged
-    from boxtune.inference.detector import load_detector
 
     with processes.joined():
         claim_shared_output_dir(output_dir)
@@ -70,9 +71,7 @@ def command(
         )
         asking: dict[str, Any] = {"labels": split_labels(labels), "batch_size": batch_size}
         asking |= {"num_candidates": candidates, "decoder": decoder, "free_labels": free_labels}
-        detector = load_detector(model, device, quantize=quantize, **asking)
-        if first:
-            tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
+        detector = open_detector(engine, model, device=device, quantize=quantize, **asking)
         if not detector.labels:
             detector.labels = samples.labels
         evaluation = evaluate_with_notes(model, detector, samples, aside, shared=True)

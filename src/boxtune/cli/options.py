@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from boxtune.inference.prediction import AnyDetector
 
 Data = Annotated[str, typer.Option("--data", help="Folder, file, hub id or synthetic:NAME.")]
 Model = Annotated[str, typer.Option("--model", help="Folder, hub id, adapter folder, `embedded` or `tiny:FAMILY`.")]
@@ -34,6 +37,10 @@ Decoder = Annotated[
 FreeLabels = Annotated[
     bool,
     typer.Option("--free-labels", help="The detection head writes labels, instead of choosing among those asked for."),
+]
+Engine = Annotated[
+    Literal["own", "vllm"],
+    typer.Option("--engine", help="Who runs the model; vllm where it is installed: a merged model, text only."),
 ]
 Labels = Annotated[str | None, typer.Option("--labels", help="Names to look for, with commas: a,b.")]
 Host = Annotated[str, typer.Option("--host", help="Where to listen; any other than 127.0.0.1 lets other machines in.")]
@@ -124,6 +131,61 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise SaveError(f"{folder} cannot be written: {error.strerror}. Choose another --output-dir.") from None
+
+
+def open_detector(
+    engine: Literal["own", "vllm"],
+    model: str,
+    *,
+    device: str,
+    quantize: Literal["none", "nf4"],
+    decoder: Literal["text", "head", "both"],
+    free_labels: bool,
+    num_candidates: int,
+    **asking: Any,
+) -> AnyDetector:
+    """The detector that a command asks; says what its user must know of it.
+
+    Args:
+        engine: who runs the model.
+        model: name of the model.
+        device, quantize, decoder, free_labels, num_candidates: as the options of this name.
+        asking: of both kinds of detector.
+
+    Raises:
+        BoxtuneError: see `load_detector` and `load_vllm_detector`; an option that vLLM cannot follow.
+    """
+    from boxtune import processes
+    from boxtune.inference.detector import load_detector
+
+    if engine == "own":
+        asking |= {"decoder": decoder, "free_labels": free_labels, "num_candidates": num_candidates}
+        detector = load_detector(model, device, quantize=quantize, **asking)
+        if processes.is_first():
+            tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
+        return detector
+    _check_for_vllm(device, quantize, decoder, free_labels)
+    from boxtune.inference.vllm_engine import load_vllm_detector
+
+    if num_candidates:
+        typer.echo("vLLM names no boxes after the end of an answer: AP is that of --candidates 0.", err=True)
+    return load_vllm_detector(model, **asking)
+
+
+def _check_for_vllm(device: str, quantize: str, decoder: str, free_labels: bool) -> None:
+    from boxtune import processes
+    from boxtune.errors import ConfigError
+
+    refused = {
+        "--device": (device != "auto", "vLLM chooses for itself, CUDA_VISIBLE_DEVICES tells it among which"),
+        "--quantize": (quantize != "none", "vLLM takes the weights as they are"),
+        "--decoder": (decoder != "text", "vLLM runs no detection head"),
+        "--free-labels": (free_labels, "vLLM runs no detection head"),
+        "torchrun": (processes.count() > 1, "vLLM starts its own processes"),
+    }
+    for option, (is_asked, reason) in refused.items():
+        if is_asked:
+            raise ConfigError(f"{option} does not go with --engine vllm: {reason}. Leave one of the two out.")
 
 
 def tell_of_packed_base(quantized_base: dict[str, str] | None, quantize: str) -> None:

@@ -18,9 +18,6 @@ from boxtune.errors import ConfigError
 
 Engine = Literal["ddp", "fsdp", "deepspeed"]
 
-WHOLE_WEIGHTS = ("frozen_vision", "padded_vision")
-"""Speedups that look at weights outside of the model's own forward pass, where those that are divided are not whole."""
-
 _ENVIRONMENT: dict[Engine, str] = {"fsdp": "ACCELERATE_USE_FSDP", "deepspeed": "ACCELERATE_USE_DEEPSPEED"}
 
 
@@ -30,6 +27,18 @@ def engine_of(config: Config) -> Engine:
         if config.trainer.passed_on.get(engine) or os.environ.get(variable, "false").lower() in ("true", "1"):
             return engine
     return "ddp"
+
+
+def left_out(engine: Engine) -> tuple[str, ...]:
+    """Speedups that an engine does not go with.
+
+    Two look at weights outside of the model's own forward pass, where those that are divided are not whole. And what
+    DeepSpeed does before and after each module is compiled for each module anew, until the compiler gives up.
+    """
+    if engine == "ddp":
+        return ()
+    whole = ("frozen_vision", "padded_vision")
+    return whole if engine == "fsdp" else (*whole, "compiled_blocks")
 
 
 @contextmanager
@@ -87,10 +96,11 @@ def check_engine(config: Config) -> None:
             f"{who} spreads the weights over processes, where the model cannot be asked in the course of a run: set "
             "evaluation.every=none, without evaluation.keep_best and trainer.early_stopping_patience."
         )
-    wanted = [name for name in WHOLE_WEIGHTS if name in config.model.speedups]
+    wanted = [name for name in left_out(engine) if name in config.model.speedups]
     if wanted and config.model.speedups != "auto":
         raise ConfigError(
-            f"model.speedups={wanted[0]} needs whole weights, and {who} divides them among processes: leave it out."
+            f"model.speedups={wanted[0]} cannot be combined with {who}, by which weights come and go within a step: "
+            "leave it out."
         )
     if engine == "deepspeed":
         _check_deepspeed(config, who)

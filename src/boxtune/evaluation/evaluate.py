@@ -27,7 +27,8 @@ from boxtune.evaluation.precision_recall import PrecisionCurves, precision_curve
 from boxtune.evaluation.predictions import category_labels, write_ground_truth, write_predictions
 from boxtune.evaluation.provenance import provenance
 from boxtune.evaluation.ranking import rank_images
-from boxtune.inference.detector import Decoder, Detector, Prediction, load_detector
+from boxtune.inference.detector import Decoder, load_detector
+from boxtune.inference.prediction import AnyDetector, Prediction
 from boxtune.models.quantize import Quantize
 
 
@@ -78,7 +79,7 @@ class Evaluation:
 
 
 def evaluate(
-    detector: Detector,
+    detector: AnyDetector,
     samples: Sequence[Sample],
     *,
     console: Console | None = None,
@@ -126,7 +127,7 @@ def evaluate(
 
 
 def _looked_at(
-    detector: Detector,
+    detector: AnyDetector,
     samples: Sequence[Sample],
     labels: Sequence[str],
     console: Console | None,
@@ -198,7 +199,7 @@ def evaluate_model(
 
 def evaluate_with_notes(
     model: str,
-    detector: Detector,
+    detector: AnyDetector,
     samples: DetectionDataset,
     console: Console | None = None,
     *,

@@ -12,11 +12,11 @@ from boxtune.data.digests import image_digests, unpack_digests
 from boxtune.documents import parse_json
 from boxtune.errors import DataError
 from boxtune.evaluation.ranking import BoolArray
-from boxtune.inference.detector import Detector
+from boxtune.inference.prediction import AnyDetector
 from boxtune.models.contract import RUN_FILE
 
 
-def provenance(model: str, detector: Detector, samples: DetectionDataset) -> tuple[str, ...]:
+def provenance(model: str, detector: AnyDetector, samples: DetectionDataset) -> tuple[str, ...]:
     """Notes for the console and the page; mostly none.
 
     Args:

@@ -1,7 +1,7 @@
 """What was found in pictures as a COCO data set, for tools that show or mend boxes (FiftyOne, CVAT, Label Studio).
 
-Other than COCO results (`predictions.json` of an evaluation) it needs no data set whose numbers it could use: it has its
-own `images`, also those without boxes, and `categories`. Each annotation has a `score` besides.
+Other than COCO results (`predictions.json` of an evaluation) it needs no data set whose numbers it could use: it has
+its own `images`, also those without boxes, and `categories`. Each annotation has a `score` besides.
 """
 
 from __future__ import annotations

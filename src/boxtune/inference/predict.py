@@ -18,7 +18,7 @@ from boxtune.data.images import open_upright_rgb
 from boxtune.detections import Detections, xyxy_to_xywh
 from boxtune.errors import DataError, SaveError
 from boxtune.inference.coco_dataset import COCO_FILE, FoundPicture, write_coco_dataset
-from boxtune.inference.detector import Detector
+from boxtune.inference.prediction import AnyDetector
 from boxtune.inference.draw import draw_detections
 from boxtune.inference.uploads import MOST_STRETCHED
 
@@ -51,7 +51,7 @@ def _named_in_utf8(paths: list[Path]) -> list[Path]:
 
 
 def predict_images(
-    detector: Detector,
+    detector: AnyDetector,
     paths: Sequence[Path],
     output_dir: Path,
     *,
@@ -121,7 +121,7 @@ class _Drawn:
 
 
 def _drawn(
-    detector: Detector,
+    detector: AnyDetector,
     paths: Sequence[Path],
     own: Sequence[int],
     output_dir: Path,

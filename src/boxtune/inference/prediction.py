@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from boxtune.detections import Detections
 from boxtune.grounding.codec import Codec, DecodeResult
@@ -31,6 +33,33 @@ class Prediction:
     truncated: bool
     candidates: Detections = field(default_factory=Detections.empty)
     answer: Answer | None = None
+
+
+class AnyDetector(Protocol):
+    """What is asked of whatever finds boxes: `Detector`, or another program's model behind the same face."""
+
+    labels: tuple[str, ...]
+
+    @property
+    def batch_size(self) -> int:
+        """Images that are looked at together."""
+
+    @property
+    def decoder(self) -> str:
+        """Who names the boxes."""
+
+    @property
+    def score_source(self) -> str:
+        """Where scores come from, in words."""
+
+    @property
+    def untaught_labels(self) -> str | None:
+        """A sentence where labels are asked for that the model was not trained on."""
+
+    def predict(
+        self, images: Iterable[Image.Image], labels: Sequence[str] | None = None, *, num_candidates: int | None = None
+    ) -> Iterator[Prediction]:
+        """What is found in each image, in order; see `Detector.predict`."""
 
 
 def made_out(

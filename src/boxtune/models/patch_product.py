@@ -54,8 +54,11 @@ def multiply_patches(model: Any) -> bool:
 def convolve_patches(model: Any) -> None:
     """Put the convolution back."""
     embedding = _patch_embedding(model)
-    if isinstance(embedding.proj, PatchProduct):
-        (embedding.proj,) = embedding.proj.convolution
+    product = embedding.proj
+    if isinstance(product, PatchProduct):
+        (embedding.proj,) = product.convolution
+        # FSDP2 puts parameters of its own in the place of those that the two have shared
+        embedding.proj.weight, embedding.proj.bias = product.weight, product.bias
 
 
 def _patch_embedding(model: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from boxtune.config.engines import WHOLE_WEIGHTS, engine_of
+from boxtune.config.engines import engine_of, left_out
 from boxtune.config.groups import without_frozen
 from boxtune.config.schema import Config
 
@@ -53,8 +53,7 @@ def fit_speed(config: Config, device: torch.device) -> Config:
         speedups.append("adapter_arithmetic")
     if fused:
         speedups += ["padded_vision", "compiled_blocks"]
-    if engine_of(config) != "ddp":
-        speedups = [name for name in speedups if name not in WHOLE_WEIGHTS]
+    speedups = [name for name in speedups if name not in left_out(engine_of(config))]
     return config.changed("model", speedups=tuple(speedups))
 
 

@@ -1,0 +1,122 @@
+"""A work of many shards on Ray Data: one worker a GPU, on one machine or on all of a Ray cluster.
+
+Ray starts a worker again that has died, and gives its shard to another. The cluster is that of RAY_ADDRESS, or one of
+this process alone, which listens on this machine only. On several machines, model, pictures and output folder must be
+at the same places on all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+
+from boxtune.errors import ConfigError, RunError, SaveError
+from boxtune.inference.shards import ShardWorker, Work
+
+_STORE_BYTES: Final = 200 * 2**20  # nothing but numbers of shards goes through it
+
+
+def do_on_ray(work: Work, shards: list[int], *, device: str = "auto", num_workers: int | None = None) -> Iterator[int]:
+    """Do shards of a work; gives the number of pictures of each as it is done, in no order.
+
+    Args:
+        work: that has begun.
+        shards: to do.
+        device: `auto` takes GPUs where the cluster has any, `cpu` and `cuda` say it; Ray chooses which one.
+        num_workers: how many look at the same time; one a GPU by default, or one where there are none.
+
+    Raises:
+        ConfigError: another device, or more workers than the cluster has room for.
+        RunError: a worker failed; the shards that were done are kept.
+        SaveError: what a worker has written is not here.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"Device '{device}': Ray chooses the GPU of each worker, say auto, cpu or cuda.")
+    with _cluster() as ray:
+        on_gpu, num_workers = _share(ray.cluster_resources(), device, num_workers)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        todo = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards)).map_batches(
+            _RayWorker,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(num_workers, len(shards))),
+            num_cpus=1,
+            num_gpus=1 if on_gpu else 0,
+            fn_constructor_args=(str(work.folder.absolute()), "cuda" if on_gpu else "cpu"),
+        )
+        try:
+            for row in todo.iter_rows():
+                file = work.shard_file(int(row["shard"]))
+                if not file.is_file():
+                    raise SaveError(
+                        f"{file} was written on another machine and is not here: choose an --output-dir that all "
+                        "machines of the Ray cluster share."
+                    )
+                yield int(row["num_pictures"])
+        except ray.exceptions.RayError as error:
+            raise _failed(error, work) from error
+
+
+class _RayWorker:
+    """A `ShardWorker` as Ray Data calls it: with columns of numbers."""
+
+    def __init__(self, folder: str, device: str) -> None:
+        self.worker = ShardWorker(folder, device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"shard": batch["shard"], "num_pictures": np.array([self.worker.do(int(n)) for n in batch["shard"]])}
+
+
+@contextmanager
+def _cluster() -> Iterator[Any]:
+    """Ray, connected; a cluster that was begun here ends here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of what is done here
+    import ray
+    import ray.data
+
+    if ray.is_initialized():  # the caller's own
+        yield ray
+        return
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+    else:
+        local: dict[str, Any] = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        ray.init(object_store_memory=_STORE_BYTES, **local, **quiet)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _share(resources: dict[str, float], device: str, num_workers: int | None) -> tuple[bool, int]:
+    """Whether workers sit on GPUs, and how many there are; Ray would wait for ever for what a cluster has not."""
+    num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    on_gpu = device == "cuda" or (device == "auto" and num_gpus > 0)
+    most, what = (min(num_gpus, num_cpus), "GPUs") if on_gpu else (num_cpus, "CPU cores")
+    if most == 0:
+        raise ConfigError(f"Device '{device}' asked for, but the Ray cluster has no {what}: use --device cpu.")
+    wanted = num_workers or (most if on_gpu else 1)
+    if wanted > most:
+        raise ConfigError(f"{wanted} workers asked for, but the Ray cluster has {most} {what}: lower --workers.")
+    return on_gpu, wanted
+
+
+def _failed(error: Exception, work: Work) -> RunError:
+    """One line of what Ray tells in many."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(cause).__name__)
+    done = work.num_shards - len(work.missing)
+    return RunError(
+        f"A worker failed ({said}). {done} of {work.num_shards} shards are done and kept: mend it, and give the same "
+        "command again."
+    )
