@@ -30,6 +30,7 @@ ROOMS = {  # in the order of the way of one image; the command line has a page o
     "detections": "the one value type of boxes",
     "errors": "what a user can mend",
     "console": "words on the terminal, as they are",
+    "processes": "several processes at one piece of work",
     "documents": "JSON and YAML of strangers, as data",
     "config": "settings, and where they come from",
     "grounding": "boxes as text, and back",

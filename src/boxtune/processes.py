@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -71,18 +71,18 @@ def of_all(work: Callable[[], T]) -> list[T]:
         return [work()]
     from torch import distributed
 
-    own: tuple[T | None, BaseException | None]
+    result: T | None = None
+    error: BaseException | None = None
     try:
-        own = (work(), None)
+        result = work()
     except (KeyboardInterrupt, SystemExit):  # what has sent these has sent them to all, or ends all
         raise
-    except BaseException as error:  # raised again below, here and in all others
-        own = (None, error)
-    everywhere: list[tuple[T, BaseException | None]] = [None] * count()  # type: ignore[list-item]
-    distributed.all_gather_object(everywhere, own)
-    if own[1] is not None:
-        raise own[1]
-    for _, error in everywhere:
-        if error is not None:
-            raise error
-    return [result for result, _ in everywhere]
+    except BaseException as raised:  # again below, here and in all others
+        error = raised
+    everywhere: list[Any] = [None] * count()
+    distributed.all_gather_object(everywhere, (result, error))
+    failures = [error, *(one for _, one in everywhere)]  # its own error first
+    for failure in failures:
+        if failure is not None:
+            raise failure
+    return [one for one, _ in everywhere]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_settings_of_deepspeed_leave_to_transformers_what_it_knows(stage):
 
 def test_fsdp_in_the_file_is_what_transformers_makes_of_a_word():
     told = yaml.safe_load((ROOT / "configs" / "processes" / "fsdp2.yaml").read_text())["fsdp_config"]
-    word = TrainingArguments(output_dir="x", fsdp="true", use_cpu=True).fsdp_plugin_args
+    word = TrainingArguments(output_dir="x", fsdp=True, use_cpu=True).fsdp_plugin_args
     assert word is not None
     for name in ("auto_wrap_policy", "reshard_after_forward", "cpu_ram_efficient_loading", "state_dict_type"):
         assert told[f"fsdp_{name}"] == word[name]
@@ -81,12 +82,15 @@ def test_the_configuration_says_it_too():
 
 
 def test_what_a_run_leaves_in_the_environment_is_taken_back(monkeypatch):
-    import os
-
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
-    with pytest.raises(KeyError), own_environment():
-        os.environ |= {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_DEEPSPEED": "true"}
+
+    @own_environment()
+    def run() -> None:
+        os.environ.update({"ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_DEEPSPEED": "true"})
         raise KeyError
+
+    with pytest.raises(KeyError):
+        run()
     assert "ACCELERATE_USE_FSDP" not in os.environ
     assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "false"
 

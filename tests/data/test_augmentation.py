@@ -82,3 +82,21 @@ def test_images_without_boxes_and_data_sets():
     assert len(changed) == 3
     assert [sample.id for sample in changed[1:]] == [dataset[1].id, dataset[2].id]
     assert changed[0].image_hw == dataset[0].image_hw
+
+
+def test_a_change_hangs_on_seed_epoch_and_number_alone():
+    """So it is the same in any process and order, and after a run was resumed."""
+    dataset = load_dataset("synthetic:nutrition?n=3&size=96", "train")
+    changed = AugmentedDataset(dataset, build_transform("strong"), seed=4)
+    before = torch.get_rng_state()
+    first = [np.asarray(changed[index].image) for index in range(3)]
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(9)
+    again = AugmentedDataset(dataset, build_transform("strong"), seed=4)
+    assert all(np.array_equal(np.asarray(again[index].image), first[index]) for index in (2, 0, 1))
+    others = [AugmentedDataset(dataset, build_transform("strong"), seed=5), again]
+    again.set_epoch(1)
+    for other in others:
+        assert not any(np.array_equal(np.asarray(other[index].image), first[index]) for index in range(3))
+    changed.set_epoch(1)
+    assert np.array_equal(np.asarray(changed[1].image), np.asarray(again[1].image))

@@ -82,3 +82,27 @@ def test_bf16_logits_are_summed_in_fp32():
     total = language.total(kept(logits, targets), targets)
     assert total.dtype == torch.float32
     assert float(total) == pytest.approx(loop(logits.float(), labels)[0], rel=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LABELS, st.integers(0, 10**6))
+def test_teacher_and_student_have_each_their_own_labels(rows, seed):
+    labels, noise = torch.tensor(rows), torch.Generator().manual_seed(seed)
+    logits = torch.randn(*labels.shape, VOCABULARY, generator=noise) * 5
+    is_example = torch.rand(labels.shape, generator=noise) < 0.5
+    targets = language.label_targets(labels, is_example)
+    sums, counts = language.totals(kept(logits, targets), targets), language.counts(targets)
+    for name, hidden in (("student", is_example), ("teacher", ~is_example)):
+        total, count = loop(logits, labels.masked_fill(hidden, IGNORED))
+        assert float(sums[name]) == pytest.approx(total, rel=1e-5, abs=1e-5)
+        assert int(counts[name]) == count
+
+
+def test_the_parts_are_weighed_over_their_own_tokens():
+    sums = {"student": torch.tensor(6.0), "teacher": torch.tensor(10.0), "box_l1": torch.tensor(99.0)}
+    counts = {"student": torch.tensor(3), "teacher": torch.tensor(20), "box_l1": torch.tensor(1)}
+    assert float(language.weighted(sums, counts, language.LanguageLossConfig(2.0, 0.5))) == 2.0 * 2 + 0.5 * 0.5
+    sums["teacher"] = torch.tensor(float("nan"))
+    assert float(language.weighted(sums, counts, language.LanguageLossConfig(1.0, 0.0))) == 2.0
+    alone = {"language": torch.tensor(6.0)}
+    assert float(language.weighted(alone, {"language": torch.tensor(3)}, language.LanguageLossConfig(9.0))) == 2.0

@@ -185,6 +185,16 @@ def test_merged_equals_adapter_and_opens_with_plain_transformers(adapter, tmp_pa
     assert (merged.contract, merged.trained_here) == (ours.contract, True)
 
 
+def test_the_record_of_the_run_is_carried_over(adapter, tmp_path):
+    """By it an evaluation of the merged model knows which images were trained on."""
+    folder = shutil.copytree(adapter, tmp_path / "lora")
+    (folder / "run.json").write_text('{"data": {"images": ""}}')
+    merge_adapter(folder, tmp_path / "merged")
+    assert (tmp_path / "merged" / "run.json").read_bytes() == (folder / "run.json").read_bytes()
+    merge_adapter(adapter, tmp_path / "bare")  # of an adapter from elsewhere nothing is known
+    assert not (tmp_path / "bare" / "run.json").exists()
+
+
 def test_merge_refuses_a_full_folder(adapter, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ModelError, match="not an empty folder"):

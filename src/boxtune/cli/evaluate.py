@@ -14,6 +14,8 @@ from boxtune.cli.options import (
     Decoder,
     Device,
     Engine,
+    Examples,
+    ExamplesFrom,
     Format,
     FreeLabels,
     Labels,
@@ -40,6 +42,8 @@ def command(
     device: Device = "auto",
     quantize: Quantize = "none",
     engine: Engine = "own",
+    examples: Examples = 0,
+    examples_from: ExamplesFrom = None,
     candidates: Annotated[
         int, typer.Option("--candidates", min=0, help="Boxes to name after the end of each answer, for AP; 0: none.")
     ] = 5,
@@ -55,6 +59,7 @@ def command(
     from boxtune import processes
     from boxtune.cli.options import claim_shared_output_dir, open_detector, split_labels
     from boxtune.evaluation.evaluate import evaluate_with_notes, open_judged
+    from boxtune.inference.examples import check_examples, open_examples
 
     with processes.joined():
         claim_shared_output_dir(output_dir)
@@ -71,9 +76,11 @@ def command(
         )
         asking: dict[str, Any] = {"labels": split_labels(labels), "batch_size": batch_size}
         asking |= {"num_candidates": candidates, "decoder": decoder, "free_labels": free_labels}
-        detector = open_detector(engine, model, device=device, quantize=quantize, **asking)
+        shown = open_examples(examples, examples_from, judged=(data, samples))
+        detector = open_detector(engine, model, device=device, quantize=quantize, examples=shown, **asking)
         if not detector.labels:
             detector.labels = samples.labels
+        check_examples(shown, detector.labels)
         evaluation = evaluate_with_notes(model, detector, samples, aside, shared=True)
     if first:
         _write(evaluation, output_dir, model, data, samples, json)

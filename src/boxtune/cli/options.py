@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from boxtune.data.sample import Sample
     from boxtune.inference.prediction import AnyDetector
 
 Data = Annotated[str, typer.Option("--data", help="Folder, file, hub id or synthetic:NAME.")]
@@ -41,6 +44,12 @@ FreeLabels = Annotated[
 Engine = Annotated[
     Literal["own", "vllm"],
     typer.Option("--engine", help="Who runs the model; vllm where it is installed: a merged model, text only."),
+]
+Examples = Annotated[
+    int, typer.Option("--examples", min=0, help="Images that are shown with their answers before each question.")
+]
+ExamplesFrom = Annotated[
+    str | None, typer.Option("--examples-from", help="Data set whose train split the examples are taken from.")
 ]
 Labels = Annotated[str | None, typer.Option("--labels", help="Names to look for, with commas: a,b.")]
 Host = Annotated[str, typer.Option("--host", help="Where to listen; any other than 127.0.0.1 lets other machines in.")]
@@ -142,6 +151,7 @@ def open_detector(
     decoder: Literal["text", "head", "both"],
     free_labels: bool,
     num_candidates: int,
+    examples: Sequence[Sample] = (),
     **asking: Any,
 ) -> AnyDetector:
     """The detector that a command asks; says what its user must know of it.
@@ -150,6 +160,7 @@ def open_detector(
         engine: who runs the model.
         model: name of the model.
         device, quantize, decoder, free_labels, num_candidates: as the options of this name.
+        examples: shown before each question.
         asking: of both kinds of detector.
 
     Raises:
@@ -160,11 +171,11 @@ def open_detector(
 
     if engine == "own":
         asking |= {"decoder": decoder, "free_labels": free_labels, "num_candidates": num_candidates}
-        detector = load_detector(model, device, quantize=quantize, **asking)
+        detector = load_detector(model, device, quantize=quantize, examples=examples, **asking)
         if processes.is_first():
             tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
         return detector
-    _check_for_vllm(device, quantize, decoder, free_labels)
+    _check_for_vllm(device, quantize, decoder, free_labels, len(examples))
     from boxtune.inference.vllm_engine import load_vllm_detector
 
     if num_candidates:
@@ -172,12 +183,13 @@ def open_detector(
     return load_vllm_detector(model, **asking)
 
 
-def _check_for_vllm(device: str, quantize: str, decoder: str, free_labels: bool) -> None:
+def _check_for_vllm(device: str, quantize: str, decoder: str, free_labels: bool, num_examples: int) -> None:
     from boxtune import processes
     from boxtune.errors import ConfigError
 
     refused = {
         "--device": (device != "auto", "vLLM chooses for itself, CUDA_VISIBLE_DEVICES tells it among which"),
+        "--examples": (num_examples > 0, "it is asked one image at a time"),
         "--quantize": (quantize != "none", "vLLM takes the weights as they are"),
         "--decoder": (decoder != "text", "vLLM runs no detection head"),
         "--free-labels": (free_labels, "vLLM runs no detection head"),

@@ -12,6 +12,7 @@ from boxtune.data.digests import image_digests, unpack_digests
 from boxtune.documents import parse_json
 from boxtune.errors import DataError
 from boxtune.evaluation.ranking import BoolArray
+from boxtune.inference.examples import examples_note
 from boxtune.inference.prediction import AnyDetector
 from boxtune.models.contract import RUN_FILE
 
@@ -27,7 +28,8 @@ def provenance(model: str, detector: AnyDetector, samples: DetectionDataset) -> 
     Raises:
         DataError: `run.json` is damaged.
     """
-    return tuple(filter(None, (detector.untaught_labels, seen_note(seen_images(Path(model), samples)))))
+    seen = seen_note(seen_images(Path(model), samples))
+    return tuple(filter(None, (detector.untaught_labels, examples_note(detector), seen)))
 
 
 def seen_images(folder: Path, samples: DetectionDataset) -> BoolArray | None:

@@ -27,4 +27,5 @@ def _asked_by(detector: Detector, decoder: Decoder) -> Detector:
         decoder=decoder,
         owns_model=detector.owns_model,
         compile_after=detector.compile_after,
+        examples=detector.examples,
     )

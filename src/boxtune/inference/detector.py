@@ -17,6 +17,7 @@ from PIL import Image
 
 from boxtune.collators.encode import EncodedSample, SampleEncoder
 from boxtune.data.conversation import ConversationStyle
+from boxtune.data.sample import Sample
 from boxtune.detections import Detections
 from boxtune.errors import ConfigError, nearest
 from boxtune.grounding.codec import DecodeResult
@@ -62,6 +63,7 @@ class Detector:
         free_labels: let the head write labels, instead of choosing among those that are asked for.
         owns_model: nobody else changes the model, so that what is prepared for one call serves the next.
         compile_after: answers after which the model's blocks are compiled; None leaves them as they are.
+        examples: shown with their answers before each question.
 
     Raises:
         ConfigError: the head is asked for and there is none, or `free_labels` without it.
@@ -80,6 +82,7 @@ class Detector:
         free_labels: bool = False,
         owns_model: bool = False,
         compile_after: int | None = None,
+        examples: Sequence[Sample] = (),
     ) -> None:
         contract = loaded.contract
         _check_decoder(decoder, loaded, free_labels)
@@ -97,6 +100,7 @@ class Detector:
             loaded.family.codec, self.labels, contract.prompt, contract.system, contract.box_order
         )
         self.encoder = SampleEncoder(loaded.processor, self.style)
+        self.examples, self._encoded_examples = tuple(examples), [self.encoder.example(one) for one in examples]
 
     def detect(self, images: Sequence[Image.Image], labels: Sequence[str] | None = None) -> list[DecodeResult]:
         """Boxes with scores for each image, in order.
@@ -148,7 +152,7 @@ class Detector:
         return self.loaded.contract.untaught(self.labels)
 
     def _question(self, image: Image.Image, labels: tuple[str, ...]) -> EncodedSample:
-        question = self.encoder.question(image.convert("RGB"), labels)
+        question = self.encoder.question(image.convert("RGB"), labels, self._encoded_examples)
         # the tower rounds pixels to its own dtype first of all; done here, half as much travels, and travels early
         tower = self._bare.model.visual
         return replace(question, pixel_values=question.pixel_values.to(tower.device, tower.dtype))

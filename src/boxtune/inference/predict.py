@@ -18,8 +18,8 @@ from boxtune.data.images import open_upright_rgb
 from boxtune.detections import Detections, xyxy_to_xywh
 from boxtune.errors import DataError, SaveError
 from boxtune.inference.coco_dataset import COCO_FILE, FoundPicture, write_coco_dataset
-from boxtune.inference.prediction import AnyDetector
 from boxtune.inference.draw import draw_detections
+from boxtune.inference.prediction import AnyDetector
 from boxtune.inference.uploads import MOST_STRETCHED
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})

@@ -24,8 +24,9 @@ from boxtune.detections import Detections
 from boxtune.documents import parse_json
 from boxtune.errors import ConfigError, DataError, SaveError
 from boxtune.inference.coco_dataset import FoundPicture
-from boxtune.inference.detector import Detector, load_detector
+from boxtune.inference.detector import load_detector
 from boxtune.inference.predict import SUFFIXES, find_images, name_in, open_picture
+from boxtune.inference.prediction import AnyDetector
 from boxtune.models.fingerprint import weights_fingerprint
 
 PICTURES: Final = "pictures.parquet"
@@ -61,7 +62,7 @@ class Asked:
 
     model: str
     image: str
-    labels: tuple[str, ...] | None = None
+    labels: tuple[str, ...]
     decoder: str = "text"
     free_labels: bool = False
     batch_size: int = 8
@@ -146,7 +147,7 @@ def open_work(folder: Path) -> Work:
     try:
         found = pq.read_metadata(path)
         said = parse_json(found.metadata[_ASKED])
-        asked = Asked(**{**said, "labels": None if said["labels"] is None else tuple(said["labels"])})
+        asked = Asked(**{**said, "labels": tuple(said["labels"])})
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} is not a list that boxtune predict has begun ({error}): choose another folder."
@@ -182,7 +183,7 @@ def _list_pictures(place: Path) -> list[str]:
     return found
 
 
-def look_at(detector: Detector, paths: Sequence[str], min_score: float) -> list[dict[str, Any]]:
+def look_at(detector: AnyDetector, paths: Sequence[str], min_score: float) -> list[dict[str, Any]]:
     """A row for each picture, in order: size, status of the answer, and boxes as `boxtune predict` finds them."""
     rows: list[dict[str, Any]] = [{} for _ in paths]
     asked: list[int] = []

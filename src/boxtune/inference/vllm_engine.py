@@ -221,7 +221,7 @@ def load_vllm_detector(
             max_model_len=-1,  # as much as fits: images and labels are not known yet
             max_num_seqs=batch_size,
             limit_mm_per_prompt={"image": 1, "video": 0},
-            mm_processor_kwargs={"min_pixels": contract.min_pixels, "max_pixels": contract.max_pixels},
+            mm_processor_kwargs={"size": {"shortest_edge": contract.min_pixels, "longest_edge": contract.max_pixels}},
             mm_processor_cache_gb=0,  # no image is seen twice
             enable_prefix_caching=False,
         )

@@ -25,11 +25,11 @@ class DividedTrainer(Trainer):
         sharding.settle(self.accelerator, None if asked is None else FullyShardedDataParallelPlugin(**asked))
         self.is_fsdp_enabled = True
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; weights of a checkpoint are taken while each process still has all."""
-        if resume_from_checkpoint is not None and self.is_fsdp_enabled:
+        if isinstance(resume_from_checkpoint, str) and self.is_fsdp_enabled:
             self._load_from_checkpoint(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`; divided weights are put together, and written as one process writes them."""

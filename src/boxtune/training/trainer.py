@@ -7,7 +7,7 @@ It is not TRL's SFTTrainer because that refuses packed image data and returns no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,11 +85,11 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
         self.add_callback(EpochCallback(self.train_dataset))
         self.add_callback(UnloggedCallback(self))
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+    def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; afterwards the model is as it was but for its weights."""
         self._logged_at = time.perf_counter()
         try:
-            output = super().train(resume_from_checkpoint, **kwargs)
+            output = super().train(*args, **kwargs)
         finally:
             if self.kept_features is not None:
                 self.kept_features.close()
@@ -102,9 +102,10 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
 
     def get_train_dataloader(self) -> Any:
         """Rows within a budget of tokens where there is one; a fixed number of images otherwise."""
-        args = self.args
+        args, samples = self.args, self.train_dataset
+        assert isinstance(samples, Sized)
         batches: Any = self.packing or ShuffledSampler(
-            len(self.train_dataset),
+            len(samples),
             args.train_batch_size,
             args.seed,
             rank=args.process_index,
@@ -112,7 +113,7 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
         )
         seeded = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index)
         return DataLoaderShard(  # what `Accelerator.prepare` makes; the sampler knows its process itself
-            self.train_dataset,
+            samples,
             device=self.accelerator.device if self.accelerator.device_placement else None,
             batch_sampler=batches,
             collate_fn=self.data_collator,

@@ -22,7 +22,8 @@ def whole_weights(engine: Any, *, only_trained: bool) -> Tensors:
     """
     from deepspeed.utils import safe_get_full_fp32_param
 
-    model, found = engine.module, {}
+    model: Any = engine.module
+    found: Tensors = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     whole: dict[int, torch.Tensor] = {}  # tied ones stay one
     for parameter in model.parameters():
