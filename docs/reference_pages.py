@@ -42,6 +42,7 @@ ROOMS = {  # in the order of the way of one image; the command line has a page o
     "evaluation": "figures, intervals, reports, comparisons",
     "inspection": "what is there, before anything is trained",
     "training": "runs, recipes, callbacks",
+    "publishing": "a trained model on the hub",
     "serve": "a detector as an HTTP service",
     "app": "a page in the browser to try models",
 }

@@ -44,9 +44,10 @@ MAY_IMPORT = {
     "evaluation": UP_TO_COLLATORS | {"inference"},
     "inspection": UP_TO_EVALUATION,
     "training": UP_TO_EVALUATION | {"inspection"},
+    "publishing": UP_TO_COLLATORS | {"inference"},
     "serve": UP_TO_COLLATORS | {"inference"},
     "app": UP_TO_EVALUATION | {"serve"},
-    "cli": UP_TO_TRAINING | {"inspection", "serve", "app"},
+    "cli": UP_TO_TRAINING | {"inspection", "serve", "app", "publishing"},
     "__main__": {"cli"},
 }
 NO_TORCH = ("errors", "detections", "grounding", "config")

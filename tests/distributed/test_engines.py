@@ -205,8 +205,9 @@ def zero(coco, one, tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("zero")
     two, three = (f"trainer.deepspeed={ENGINES / f'zero{stage}.json'}" for stage in (2, 3))
     plain = [setting for setting in LONG if "snapshot_steps" not in setting]
-    commands = [training(coco, home / "long", three, *plain), training(coco, home / "packed", three, *PACKED)]
-    commands += [training(coco, home / "head", two, *HEAD)]
+    judged = ("evaluation.at_end=true", "data.val_split=train")  # the model that was divided is loaded from its folder
+    commands = [training(coco, home / "long", three, *plain), training(coco, home / "head", two, *HEAD)]
+    commands += [training(coco, home / "packed", three, *PACKED, *judged)]
     in_two(home, commands)
     return home
 

@@ -18,6 +18,7 @@ from boxtune.inference.detector import Detector
 from boxtune.inference.uploads import UploadLimits
 from boxtune.serve.service import ServeOptions
 from collators.conversations import LABELS
+from inference.test_head_decoding import with_head
 from serve.running import multipart, png, running, until
 
 
@@ -191,6 +192,19 @@ def test_the_page_of_the_interface_needs_no_network(client):
     form = detect["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {"image", "labels", "decoder", "min_score", "raw"}
     assert {"200", "413", "422", "429", "503", "504"} <= set(detect["responses"])
+
+
+def test_each_question_chooses_its_decoder(taught, direct, samples):
+    detector = with_head(direct, "text", batch_size=4)
+    picture = png(samples[2].image)
+    with running(detector) as client:
+        assert client.get("/health").json["decoders"] == ["text", "head", "both"]
+        for decoder in ("head", "both", "text"):
+            (expected,) = with_head(direct, decoder).predict([samples[2].image], num_candidates=0)
+            told = client.form(picture, {"decoder": decoder, "raw": "1"}).json
+            assert (told["decoder"], told["text"]) == (decoder, expected.text)
+            assert [box["label"] for box in told["boxes"]] == list(expected.result.detections.labels)
+        assert client.form(picture).json["decoder"] == "text"
 
 
 # ---- load -----------------------------------------------------------------------------------------------------------

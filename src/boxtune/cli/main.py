@@ -25,6 +25,7 @@ from boxtune.cli import (
     inspect,
     merge,
     predict,
+    push,
     quickstart,
     recipes,
     score,
@@ -51,6 +52,7 @@ app.command("app")(app_command)
 app.command("serve")(serve.command)
 app.command("convert")(convert.command)
 app.command("merge")(merge.command)
+app.command("push")(push.command)
 app.command("recipes")(recipes.command)
 app.add_typer(inspect.app, name="inspect")
 

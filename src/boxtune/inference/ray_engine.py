@@ -76,6 +76,7 @@ class _RayWorker:
 def _cluster() -> Iterator[Any]:
     """Ray, connected; a cluster that was begun here ends here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of what is done here
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is raised; the rest is about Ray's insides
     import ray
     import ray.data
 

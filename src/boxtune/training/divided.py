@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
 from transformers import Trainer, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from boxtune.training import sharding, zero
@@ -29,7 +30,10 @@ class DividedTrainer(Trainer):
         """As `Trainer.train`; weights of a checkpoint are taken while each process still has all."""
         if isinstance(resume_from_checkpoint, str) and self.is_fsdp_enabled:
             self._load_from_checkpoint(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:  # transformers would divide every model that is loaded from now on
+            unset_hf_deepspeed_config()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`; divided weights are put together, and written as one process writes them."""
