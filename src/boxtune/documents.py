@@ -51,7 +51,7 @@ def parse_yaml(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return yaml.load(text, Loader=_DataLoader)  # nosec B506  it is a SafeLoader
+        return yaml.load(text, Loader=_DataLoader)  # nosec B506
     except RecursionError:
         raise DocumentError(_TOO_DEEP) from None
     except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -83,7 +83,7 @@ class _DataLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read here: write it out", mark)
         return super().compose_node(parent, index)
 

@@ -47,7 +47,7 @@ REFUSED = [
         "snapshot_steps cannot be combined with trai",
     ),
     ("no file of ZeRO", ["trainer.deepspeed=z.json"], "settings in z.json cannot be read"),
-    ("whole weights in shards", ["trainer.fsdp=true", "model.speedups=[frozen_vision]"], "=frozen_vision cannot be combined"),
+    ("tower outside of shards", ["trainer.fsdp=true", "model.speedups=[frozen_vision]"], "=frozen_vision cannot be"),
     ("head on frozen 4 bits", [HEAD, "model.quantize=nf4", *ALL_FROZEN], "areas that are all frozen"),
     ("lora and full vision", ["adapter.language=lora", "adapter.vision=full"], "an adapter folder holds no full"),
     ("lora and full merger", ["adapter.language=lora", "adapter.merger=full"], "an adapter folder holds no full"),

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -14,6 +15,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from boxtune.data import index, opening
 from boxtune.data.convert import convert_dataset
@@ -313,6 +315,54 @@ def test_processes_that_make_it_at_once(cache, rows, opened_as_list):
         found = list(pool.map(open_and_count, [str(folder)] * 4))
     assert found == [("MappedRecords", expected)] * 4
     assert len(list(cache.iterdir())) == 1
+
+
+@pytest.fixture
+def taken(cache, rows) -> tuple[Path, Path, FileLock]:
+    """A data set, the folder of its index (which is away), and the lock of who makes it."""
+    folder = rows()
+    indexed(folder)
+    (made,) = cache.iterdir()
+    made.rename(cache.with_name("put-aside"))
+    return folder, made, FileLock(cache.with_name("locks") / f"{made.name}.lock")
+
+
+def test_what_another_is_making_is_waited_for(taken, cache, monkeypatch):
+    folder, made, lock = taken
+    monkeypatch.setattr(index, "build_index", lambda *_: pytest.fail("made a second time"))
+    began, held = threading.Event(), 0.3
+
+    def another() -> None:
+        with lock:
+            began.set()
+            time.sleep(held)
+            cache.with_name("put-aside").rename(made)
+
+    thread = threading.Thread(target=another)
+    thread.start()
+    assert began.wait(10)
+    since = time.monotonic()
+    assert len(indexed(folder)) == 40
+    assert time.monotonic() - since > held / 2
+    thread.join()
+
+
+def test_what_another_did_not_finish_is_made(taken, opened_as_list):
+    folder, _, lock = taken
+    expected = opened_as_list(folder).fingerprint()
+    thread = threading.Thread(target=lambda: (lock.acquire(), time.sleep(0.3), lock.release()))
+    thread.start()
+    while not lock.is_locked and thread.is_alive():
+        time.sleep(0.01)
+    assert indexed(folder).fingerprint() == expected
+    thread.join()
+
+
+def test_nobody_waits_for_ever(taken, monkeypatch):
+    folder, _, lock = taken
+    monkeypatch.setattr(index, "MAX_WAIT_SECONDS", 0.1)
+    with lock, pytest.raises(DataError, match=r"Another process has been making the index of .*set BOXTUNE_CACHE"):
+        load_dataset(folder)
 
 
 def test_the_cache_is_bounded(cache, rows, monkeypatch):

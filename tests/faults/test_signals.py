@@ -86,7 +86,7 @@ def test_while_it_looks_at_watched_images(coco, tmp_path, monkeypatch):
         "trainer.save_steps=100",
         "evaluation.every=2",
         "evaluation.watch_images=1",
-        "evaluation.keep_best=true",
+        "evaluation.watch_split=train",
     )
     whole, _ = short_run(coco, tmp_path / "whole", *watched)
 

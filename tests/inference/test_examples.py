@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from boxtune.collators.batch import Collator
+from boxtune.collators.objects import ObjectTargets
 from boxtune.data.dataset import load_dataset
 from boxtune.data.sample import SampleWithExamples
 from boxtune.errors import ConfigError, DataError
@@ -86,8 +87,6 @@ def test_the_head_finds_what_it_finds_in_the_padded_batch(samples, model_type):
     assert by_head.examples == tuple(samples[2:4])
     found = [one.result.detections.joined(one.candidates) for one in by_head.predict([s.image for s in samples])]
     rows = [SampleWithExamples(s.id, s.image, s.detections, s.source, tuple(samples[2:4])) for s in samples]
-    from boxtune.collators.objects import ObjectTargets
-
     encoder = encoder_of(model_type, processor, num_examples=2)
     batch = Collator(encoder, objects=ObjectTargets(processor, head.config))(rows)
     with tapped(model) as features:

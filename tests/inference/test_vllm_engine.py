@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from boxtune.errors import ConfigError, ModelError
 from boxtune.inference.calibrator import Calibrator
@@ -145,11 +148,6 @@ def test_scores_are_calibrated(vllm, folder, images):
 
 def test_a_detection_head_is_left_out(vllm, folder, images, tmp_path):
     """vLLM loads every safetensors file of a folder."""
-    import shutil
-
-    import torch
-    from safetensors.torch import save_file
-
     place = shutil.copytree(folder("qwen3_vl"), tmp_path / "with_head")
     (place / "detection_head.json").write_text("{}")
     save_file({"queries.weight": torch.zeros(2)}, place / "detection_head.safetensors")
@@ -203,8 +201,6 @@ def test_a_vision_tower_that_vllm_computes_otherwise_is_refused(vllm, name):
 
 
 def test_other_pixel_limits_than_in_training_are_refused(vllm, folder, tmp_path):
-    import shutil
-
     place = shutil.copytree(folder("qwen2_vl"), tmp_path / "changed")
     config = json.loads((place / "processor_config.json").read_text())
     config["image_processor"]["size"]["longest_edge"] *= 2

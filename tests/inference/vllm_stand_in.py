@@ -1,8 +1,8 @@
 """A module in the place of `vllm`, which needs a GPU or a build of its own.
 
 Names, arguments and fields are those of vLLM 0.33 (`entrypoints/llm.py`, `engine/arg_utils.py`, `sampling_params.py`,
-`outputs.py`, `logprobs.py`), as far as boxtune uses them; `test_vllm_engine` holds them against the real ones where vLLM
-is installed. The answers are those of transformers' own `generate`.
+`outputs.py`, `logprobs.py`), as far as boxtune uses them; `test_vllm_engine` holds them against the real ones where
+vLLM is installed. The answers are those of transformers' own `generate`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from safetensors import safe_open
 
 
@@ -55,7 +55,7 @@ class RequestOutput:
 
 
 class LLM:
-    made: list[LLM] = []
+    made: ClassVar[list[LLM]] = []
 
     def __init__(
         self,
@@ -82,7 +82,8 @@ class LLM:
     def generate(
         self, prompts: list[dict[str, Any]], sampling_params: SamplingParams | None = None, *, use_tqdm: bool = True
     ) -> list[RequestOutput]:
-        assert sampling_params is not None and sampling_params.temperature == 0.0
+        assert sampling_params is not None
+        assert sampling_params.temperature == 0.0
         self.calls.append(len(prompts))
         return [self._answer(str(index), prompt, sampling_params) for index, prompt in enumerate(prompts)]
 
@@ -117,14 +118,14 @@ class LLM:
 
 
 def _load_every_file(folder: Path, known: set[str]) -> None:
-    """As vLLM does where no index says which files are the model's; embeddings are tied."""
+    """As vLLM does where no index says which files are the model's."""
     if (folder / "model.safetensors.index.json").is_file():
         return
+    modules = {part for name in known for part in name.split(".")}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as weights:
-            ends = {name.split(".", 1)[-1] for name in known} | {name.split(".", 2)[-1] for name in known} | known
-            strange = [name for name in weights.keys() if not any(name.endswith(end) for end in ends)]  # noqa: SIM118
-        if strange:
+            names = list(weights.keys())
+        if strange := [name for name in names if not set(name.split(".")) <= modules]:
             raise ValueError(f"There is no module or parameter named '{strange[0]}'")
 
 

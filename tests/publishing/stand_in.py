@@ -58,7 +58,7 @@ class Hub:
                 return 200, {"files": rows}
             case _ if path.endswith("/info/lfs/objects/batch"):
                 objects = json.loads(body)["objects"]
-                to = lambda one: {"upload": {"href": f"{self.address}/lfs/{one['oid']}"}}  # noqa: E731
+                to = lambda one: {"upload": {"href": f"{self.address}/upload/{one['oid']}"}}  # noqa: E731
                 return 200, {"objects": [{**one, "actions": to(one)} for one in objects]}
             case _ if "/commit/" in path:
                 return self.commit(name, [json.loads(line) for line in body.splitlines()])

@@ -64,7 +64,7 @@ def test_an_adapter_whose_base_nobody_else_has(adapter_run, full_run, tmp_path):
     [
         (["boxtune.json", "run.json"], "so boxtune did not train it"),
         (["boxtune.json", "config.json"], "no config.json"),
-        (["model.safetensors"], "holds no weights"),
+        (["model.safetensors", "optimizer.pt"], "holds no weights"),
     ],
 )
 def test_folders_that_are_no_finished_run(full_run, tmp_path, gone, said):

@@ -48,7 +48,16 @@ def test_snapshots_where_there_is_room(tiny, monkeypatch, asked, num_processes, 
     assert [line.split(":")[0] for line in said] == (["No snapshots"] if asked == "auto" and steps is None else [])
 
 
-def test_sharded_parameters_are_left_to_who_shards_them(tiny, monkeypatch):
-    rates, stability, _ = controls(tiny, "trainer.fsdp=full_shard", monkeypatch=monkeypatch)
-    assert rates.groups == {} == stability.groups
+def test_deepspeed_steps_by_itself(tiny, monkeypatch):
+    zero = "trainer.deepspeed={zero_optimization: {stage: 2}}"
+    rates, stability, _ = controls(tiny, zero, monkeypatch=monkeypatch)
+    assert rates.groups
+    assert stability.groups == {}
     assert stability.snapshot is None
+
+
+def test_divided_parameters_are_judged_as_whole_ones(tiny, monkeypatch):
+    rates, stability, _ = controls(tiny, "trainer.fsdp=true", monkeypatch=monkeypatch)
+    assert rates.groups == stability.groups
+    assert rates.groups
+    assert stability.snapshot is not None

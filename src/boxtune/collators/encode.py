@@ -53,6 +53,7 @@ class EncodedSample:
         sample_id: for messages.
         pictures: with a vision cache, what it knows each image by.
         kept: `[layers, tokens, hidden]`, features of the images that are kept, one after the other.
+        is_answered: False where the last question has no answer yet; spans are then those of worked examples.
     """
 
     input_ids: torch.Tensor
@@ -65,6 +66,7 @@ class EncodedSample:
     sample_id: str
     pictures: tuple[Picture, ...] = ()
     kept: torch.Tensor | None = None
+    is_answered: bool = True
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -210,6 +212,7 @@ class SampleEncoder:
             image_hw=image_hw,
             input_hw=input_hw,
             sample_id=sample_id,
+            is_answered=not generation,
         )
 
     def _tokenize(self, text: str, spans: list[Span], grid: torch.Tensor) -> tuple[torch.Tensor, tuple[Span, ...]]:

@@ -81,7 +81,7 @@ def memory_of(encoded: Sequence[EncodedSample], inputs: Mapping[str, torch.Tenso
     """
     return memory_index(
         inputs,
-        [question_span(sample.answer_spans, len(sample)) for sample in encoded],
+        [question_span(sample.answer_spans, len(sample), is_answered=sample.is_answered) for sample in encoded],
         image_token_id=processor.tokenizer.convert_tokens_to_ids(IMAGE_PAD),
         merge_size=processor.image_processor.merge_size,
     )

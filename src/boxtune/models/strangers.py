@@ -92,8 +92,9 @@ def check_sizes(settings: dict[str, Any], path: Path) -> None:
     Raises:
         ModelError: names the setting.
     """
-    for part in (settings, settings.get("text_config"), settings.get("vision_config")):
-        for name in ("num_hidden_layers", "depth") if isinstance(part, dict) else ():
+    parts = (settings, settings.get("text_config"), settings.get("vision_config"))
+    for part in (part for part in parts if isinstance(part, dict)):
+        for name in ("num_hidden_layers", "depth"):
             number = part.get(name, 0)
             if isinstance(number, int | float) and not number <= _MOST_BLOCKS:
                 raise ModelError(f"{path} says {name} {number:g}, no model has over {_MOST_BLOCKS}: copy it again.")

@@ -42,7 +42,7 @@ from boxtune.training.curves import Curves
 from boxtune.training.failures import what_would_fit
 from boxtune.training.features import RunFeatures
 from boxtune.training.head import objective
-from boxtune.training.memory import held_in_training, step_cost
+from boxtune.training.memory import held_in_training, share_of, step_cost
 from boxtune.training.sets import RunData, augmented
 from boxtune.training.speed import Speed
 from boxtune.training.stability import Stability
@@ -154,7 +154,8 @@ def assemble(
         asked = dataclasses.replace(loaded, contract=contract)
         trainer.watch = watch = Watch(asked, data.watched, batch_size, console, config.decoder)
         every, decisive = config.evaluation.every, best is not None
-        watch.looking = interrupt.looking
+        if best is None:  # a look that chooses is taken to its end, else a resumed run would choose among fewer
+            watch.looking = interrupt.looking
         trainer.add_callback(WatchCallback(watch, clock, interrupt, every, decisive=decisive))
         trainer.add_callback(PicturesCallback(watch, curves, config.logging.pictures))
     if best is not None:
@@ -199,7 +200,7 @@ def _estimated_bytes(
 ) -> int:
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     shares = token_shares(collator.encoder, samples, config.collator.labels)
-    cost = step_cost(bare, config, held_in_training(model), **shares)
+    cost = step_cost(bare, config, share_of(config, held_in_training(model)), **shares)
     if packing is not None:
         tokens = packing.budget
     else:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from boxtune import processes
+from boxtune.config.engines import engine_of, zero_stage
 from boxtune.config.schema import Config
 from boxtune.models.families import Family
 from boxtune.models.quantize import num_bytes, num_elements
@@ -130,6 +132,12 @@ def _head_bytes(config: Config, hidden_size: int) -> int:
     assert isinstance(width, int)  # fitted before
     assert isinstance(layers, int)
     return 25 * hidden_size + (14 + 16 * layers) * width
+
+
+def share_of(config: Config, held_bytes: int) -> int:
+    """What of weights, gradients and optimizer a process holds, where they are divided."""
+    divides_weights = engine_of(config) == "fsdp" or zero_stage(config) == 3
+    return held_bytes // processes.count() if divides_weights else held_bytes
 
 
 def held_in_training(model: Any) -> int:

@@ -24,7 +24,7 @@ from boxtune.models.load import LoadedModel
 from boxtune.models.padding import pad_vision_mlps, unpad_vision_mlps
 from boxtune.models.patch_product import convolve_patches, multiply_patches
 from boxtune.training import auto
-from boxtune.training.memory import fit_memory, step_cost, will_be_held
+from boxtune.training.memory import fit_memory, share_of, step_cost, will_be_held
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def fit_rows(
     lengths = sample_lengths(encoder, samples)
     shares = token_shares(encoder, samples, config.collator.labels)
     held = will_be_held(loaded.model, loaded.family, config, loaded.head)
-    cost = step_cost(loaded.model, config, held, **shares)
+    cost = step_cost(loaded.model, config, share_of(config, held), **shares)
     fitted = fit_memory(config, cost, lengths, device)
     budget = fitted.collator.token_budget
     if fitted.collator.batching != "packed" or budget is None:

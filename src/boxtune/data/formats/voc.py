@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-import xml.etree.ElementTree as ET  # nosec B405  see `_parse`
+import xml.etree.ElementTree as ET  # nosec B405
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

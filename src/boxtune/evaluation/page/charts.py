@@ -265,6 +265,7 @@ def _frame(x: Axis, y: Axis) -> str:
 
 
 def _svg(content: str, described: str) -> Markup:
-    return Markup(  # nosec B704  its parts are escaped where they are made
+    # its parts are escaped where they are made
+    return Markup(  # nosec B704
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(described)}">{content}</svg>'
     )

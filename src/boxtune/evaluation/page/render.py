@@ -32,7 +32,7 @@ def render(template: str, **content: Any) -> str:
     script = _ENVIRONMENT.get_template(_SCRIPT).render()
     # Escaping keeps strange text from becoming a script; should it ever fail, the browser runs this one and no other.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    own = Markup(script)  # nosec B704  of the package
+    own = Markup(script)  # nosec B704
     return _ENVIRONMENT.get_template(template).render(**content, script=own, script_digest=digest)
 
 

@@ -59,16 +59,17 @@ class Place(NamedTuple):
     end: int
 
 
-def question_span(answer_spans: Sequence[tuple[int, int]], length: int) -> tuple[int, int]:
+def question_span(answer_spans: Sequence[tuple[int, int]], length: int, *, is_answered: bool = True) -> tuple[int, int]:
     """Tokens `[start, end)` of the last question: after the answer before it, up to its own answer or the end.
 
     Args:
         answer_spans: of all answers of the conversation, in order; none where the model is only asked.
         length: of the conversation in tokens.
+        is_answered: whether the last of the answers is that of the last question, where there are some.
     """
     starts = [0, *(end for _, end in answer_spans)]
     ends = [*(start for start, _ in answer_spans), length]
-    last = max(len(answer_spans) - 1, 0)
+    last = len(answer_spans) - bool(is_answered and answer_spans)
     return starts[last], ends[last]
 
 

@@ -1,0 +1,136 @@
+"""`boxtune predict --ray` with a local Ray: the boxes of the plain command, and a work that is gone on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from boxtune.errors import ConfigError, RunError
+from boxtune.inference import ray_engine
+from boxtune.inference.shards import asked_of, begin_or_go_on
+from cli.conftest import cli  # noqa: F401
+from collators.conversations import LABELS
+
+
+@pytest.fixture(scope="module")
+def model_folder(taught, tmp_path_factory):
+    """A model that finds something: it knows the pictures below by heart."""
+    folder = tmp_path_factory.mktemp("taught") / "model"
+    loaded = taught("qwen2_vl").loaded
+    loaded.model.save_pretrained(folder)
+    loaded.processor.save_pretrained(folder)
+    replace(loaded.contract, labels=tuple(LABELS), max_new_tokens=120).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(samples, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for sample in samples:
+        sample.image.save(folder / f"{sample.id}.png")
+    (folder / "image-9.png").write_text("no picture")
+    return folder
+
+
+def asked(model_folder, photos):
+    return asked_of(str(model_folder), photos, labels=tuple(LABELS), shard_size=2)
+
+
+@pytest.mark.slow
+def test_as_the_plain_command_and_gone_on_with(cli, model_folder, photos, tmp_path):  # noqa: F811
+    folder = tmp_path / "o"
+    work = begin_or_go_on(folder, asked(model_folder, photos))
+    command = [
+        "predict",
+        "--model",
+        model_folder,
+        "--image",
+        photos,
+        "--output-dir",
+        folder,
+        "--device",
+        "cpu",
+        "--ray",
+    ]
+    command += ["--shard-size", 2, "--coco"]
+    ray_engine.ShardWorker(str(folder), "cpu").do(1)
+    before = work.shard_file(1).stat().st_mtime_ns
+    code, out, err = cli(*command, "--workers", 2)
+    assert code == 0, err
+    assert "1 of 3 shards were done before and are kept." in err
+    assert "1 of 5 pictures could not be read" in err
+    assert "pictures: 5; written to" in out
+    assert work.shard_file(1).stat().st_mtime_ns == before
+    (photos / "image-9.png").rename(tmp_path / "image-9.png")
+    plain = cli("predict", "--model", model_folder, "--image", photos, "--output-dir", tmp_path / "p", "--coco")
+    (tmp_path / "image-9.png").rename(photos / "image-9.png")
+    assert plain[0] == 0, plain[2]
+    ours, theirs = (json.loads((home / "coco.json").read_text()) for home in (folder, tmp_path / "p"))
+    assert len(theirs["annotations"]) >= 3
+    assert (ours["images"], ours["categories"]) == (theirs["images"], theirs["categories"])
+    for one, other in zip(ours["annotations"], theirs["annotations"], strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=2e-4)  # other neighbours, other rounding
+        assert {**one, "score": 0} == {**other, "score": 0}
+    code, out, err = cli(*command)  # all is done: Ray is not even begun
+    assert (code, "3 of 3 shards were done before" in err) == (0, True)
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_ends_it_in_one_line(model_folder, photos, tmp_path):
+    work = begin_or_go_on(tmp_path / "o", asked(model_folder, photos))
+    (work.folder / "boxes").rmdir()
+    (work.folder / "boxes").write_text("where the shards should go")
+    with pytest.raises(RunError, match=r"A worker failed \(.*\)\. .* give the same command again") as error:
+        list(ray_engine.do_on_ray(work, [0], device="cpu"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("resources", "device", "workers", "expected"),
+    [
+        ({"CPU": 8, "GPU": 2}, "auto", None, (True, 2)),
+        ({"CPU": 8, "GPU": 2}, "cuda", 1, (True, 1)),
+        ({"CPU": 8, "GPU": 2}, "cpu", None, (False, 1)),
+        ({"CPU": 8}, "auto", 3, (False, 3)),
+        ({"CPU": 8}, "cuda", None, "has no GPUs"),
+        ({"CPU": 2}, "auto", 3, "has 2 CPU cores: lower --workers"),
+        ({"CPU": 16, "GPU": 4}, "auto", 5, "has 4 GPUs: lower --workers"),
+    ],
+)
+def test_room_for_workers(resources, device, workers, expected):
+    if isinstance(expected, tuple):
+        assert ray_engine._share(resources, device, workers) == expected
+        return
+    with pytest.raises(ConfigError, match=expected):
+        ray_engine._share(resources, device, workers)
+
+
+def test_options_that_do_not_go_together(cli, photos, tmp_path):  # noqa: F811
+    command = ["predict", "--model", "tiny:qwen2_vl", "--image", photos, "--output-dir", tmp_path / "o"]
+    for more, said in (
+        (["--workers", 2], "say how --ray works"),
+        (["--shard-size", 5], "say how --ray works"),
+        (["--ray", "--engine", "vllm"], "does not go with --ray"),
+        (["--ray"], "No labels to look for"),
+        (["--ray", "--labels", "a", "--device", "cuda:1"], "Ray chooses the GPU of each worker"),
+    ):
+        code, _, err = cli(*command, *more)
+        assert (code, said in err) == (2, True), err
+
+
+def test_torchrun_and_ray(cli, photos, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    command = ["predict", "--model", "embedded", "--image", photos, "--output-dir", tmp_path / "o", "--ray"]
+    code, _, err = cli(*command)
+    assert (code, "without torchrun" in err) == (2, True)
+
+
+def test_ray_that_is_not_installed(cli, photos, tmp_path, monkeypatch):  # noqa: F811
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else found(name))
+    code, _, err = cli("predict", "--model", "embedded", "--image", photos, "--output-dir", tmp_path / "o", "--ray")
+    assert (code, "pip install 'boxtune[ray]'" in err) == (2, True)
