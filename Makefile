@@ -12,7 +12,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs,notebooks,app,serve]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs,notebooks,app,serve,supervision,ray]'
 	touch $@
 
 quickstart: setup

@@ -9,6 +9,7 @@ import functools
 
 _SECONDS = 5.0
 
+
 @functools.cache
 def answers() -> bool:
     """Whether any answer comes from the hub within some seconds; False where it is not to be asked (HF_HUB_OFFLINE)."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
 import pytest
 
+from boxtune.models.contract import default_contract
+from boxtune.models.places import load_processor
 from boxtune.models.tiny import save_tiny
 from inference import vllm_stand_in
 from training.runs import write_coco
@@ -14,7 +17,10 @@ from training.runs import write_coco
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_tiny("qwen2_5_vl", tmp_path_factory.mktemp("model"))
+    folder = save_tiny("qwen2_5_vl", tmp_path_factory.mktemp("model"))
+    contract = default_contract("qwen2_5_vl", load_processor(str(folder)))
+    dataclasses.replace(contract, max_new_tokens=8).save(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

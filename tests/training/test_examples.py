@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from boxtune.config.load import load_config
 from boxtune.data.augmentation import AugmentedDataset
@@ -14,7 +15,7 @@ from boxtune.data.examples import ExampleDataset
 from boxtune.errors import ConfigError, DataError
 from boxtune.models.contract import read_contract
 from boxtune.training.auto import fit_training
-from boxtune.training.sets import augmented
+from boxtune.training.sets import augmented, load_data
 from training.runs import history, settings, short_run, weights, write_coco
 from training.test_run import interrupt_after
 
@@ -83,11 +84,7 @@ def test_a_resumed_run_sees_the_same_examples(coco, tmp_path, monkeypatch):
 
 
 def test_examples_are_none_of_the_judged_images(coco, tmp_path):
-    from rich.console import Console
-
-    from boxtune.training.sets import load_data
-
-    config = settings(coco, tmp_path / "o", "data.examples=2", "data.val_fraction=0.4")
+    config = settings(coco, tmp_path / "o", "data.examples=2", "data.val_fraction=0.4", "evaluation.at_end=true")
     data = load_data(config, Console(quiet=True))
     shown = augmented(config, data.train)
     assert isinstance(shown, ExampleDataset)

@@ -78,6 +78,13 @@ def test_question_span(answers, length, expected):
     assert question_span(answers, length) == expected
 
 
+@pytest.mark.parametrize(
+    ("answers", "length", "expected"), [([], 9, (0, 9)), ([(5, 9)], 14, (9, 14)), ([(5, 9), (14, 20)], 26, (20, 26))]
+)
+def test_question_span_where_only_examples_are_answered(answers, length, expected):
+    assert question_span(answers, length, is_answered=False) == expected
+
+
 def test_places_of_padded_and_packed_samples():
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     assert sample_places({"attention_mask": mask}) == [(0, 2, 4), (1, 0, 4)]
