@@ -32,6 +32,7 @@ ROOMS = {  # in the order of the way of one image; the command line has a page o
     "console": "words on the terminal, as they are",
     "processes": "several processes at one piece of work",
     "documents": "JSON and YAML of strangers, as data",
+    "hub": "whether the hub answers, asked once",
     "config": "settings, and where they come from",
     "grounding": "boxes as text, and back",
     "data": "readers, samples, augmentation, synthetic pictures",

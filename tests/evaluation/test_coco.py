@@ -215,5 +215,5 @@ def test_missing_and_unreadable_files(tmp_path):
     with pytest.raises(BoxtuneError, match=r"cannot be read.* --predictions"):
         score_files(tmp_path / "truth.json", tmp_path)
     (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BoxtuneError, match="is not JSON: .*codec"):
+    with pytest.raises(BoxtuneError, match=r"is not JSON: .*codec"):
         score_files(tmp_path / "truth.json", tmp_path / "results.json")

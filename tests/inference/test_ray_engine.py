@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -38,8 +41,15 @@ def asked(model_folder, photos):
     return asked_of(str(model_folder), photos, labels=tuple(LABELS), shard_size=2)
 
 
+@pytest.fixture(scope="module")
+def local_ray():
+    """As a command begins it, once for all tests: that takes many seconds."""
+    with ray_engine._cluster() as ray:
+        yield ray
+
+
 @pytest.mark.slow
-def test_as_the_plain_command_and_gone_on_with(cli, model_folder, photos, tmp_path):  # noqa: F811
+def test_as_the_plain_command_and_gone_on_with(local_ray, cli, model_folder, photos, tmp_path):  # noqa: F811
     folder = tmp_path / "o"
     work = begin_or_go_on(folder, asked(model_folder, photos))
     command = [
@@ -78,13 +88,27 @@ def test_as_the_plain_command_and_gone_on_with(cli, model_folder, photos, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_worker_that_fails_ends_it_in_one_line(model_folder, photos, tmp_path):
+def test_a_worker_that_fails_ends_it_in_one_line(local_ray, model_folder, photos, tmp_path):
     work = begin_or_go_on(tmp_path / "o", asked(model_folder, photos))
-    (work.folder / "boxes").rmdir()
-    (work.folder / "boxes").write_text("where the shards should go")
-    with pytest.raises(RunError, match=r"A worker failed \(.*\)\. .* give the same command again") as error:
-        list(ray_engine.do_on_ray(work, [0], device="cpu"))
+    with pytest.raises(
+        RunError, match=r"A worker failed \(.*\)\. 0 of 3 shards are done.* same command again"
+    ) as error:
+        list(ray_engine.do_on_ray(work, [99], device="cpu"))
     assert "\n" not in str(error.value)
+    assert "row group" in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_stranger_is_not_let_in(local_ray):
+    """Ray listens on all addresses of the machine."""
+    address = local_ray.get_runtime_context().gcs_address
+    code = f"import ray; ray.init(address='{address}', logging_level='ERROR'); print('in', ray.cluster_resources())"
+    env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"} | {"HOME": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=90
+    )
+    assert (done.returncode != 0, done.stdout) == (True, "")
+    assert "token" in done.stderr.lower()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def _part(batch: Batch, borders: list[int], first: int, end: int) -> Batch:
     each = _images_per_sample(batch)
     packed = _is_packed(batch)
     chosen = slice(borders[first], borders[end]) if packed else slice(first, end)
-    inputs = {name: _tokens(value, chosen, packed) for name, value in batch["inputs"].items() if name not in _OWN_WAY}
+    own = {name: value for name, value in batch["inputs"].items() if name not in _OWN_WAY}
+    inputs: dict[str, Any] = {name: _tokens(value, chosen, packed) for name, value in own.items()}
     if packed:
         for side in ("q", "k"):
             inputs[f"cu_seq_lens_{side}"] = batch["inputs"][f"cu_seq_lens_{side}"][first : end + 1] - borders[first]

@@ -273,7 +273,7 @@ class TrainerConfig(BaseModel):
     gradient_checkpointing: bool | Auto = Field("auto", description="Less memory, about a third more time.")
     oom: Literal["stop", "retry"] = Field(
         "stop",
-        description="Where memory runs out: end with a checkpoint, or halve the batches (in rows, half the token budget) "
+        description="Where memory runs out: end with a checkpoint, or halve the batches (of rows, the token budget) "
         "and do the step again; the gradient stays that of the whole batch.",
     )
     save_steps: Count | Auto = Field("auto", description="Steps between checkpoints; auto: ten a run.")

@@ -1,14 +1,16 @@
 """A work of many shards on Ray Data: one worker a GPU, on one machine or on all of a Ray cluster.
 
 Ray starts a worker again that has died, and gives its shard to another. The cluster is that of RAY_ADDRESS, or one of
-this process alone, which listens on this machine only. On several machines, model, pictures and output folder must be
-at the same places on all of them.
+this process alone: Ray listens on all addresses of a machine, so that one takes nobody without its token, made anew
+each time. On several machines, model, pictures and output folder must be at the same places on all of them.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -77,6 +79,8 @@ def _cluster() -> Iterator[Any]:
     """Ray, connected; a cluster that was begun here ends here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of what is done here
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is raised; the rest is about Ray's insides
+    if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:  # read when Ray begins, so set before
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
     import ray.data
 
@@ -87,8 +91,7 @@ def _cluster() -> Iterator[Any]:
     if "RAY_ADDRESS" in os.environ:
         ray.init(**quiet)
     else:
-        local: dict[str, Any] = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-        ray.init(object_store_memory=_STORE_BYTES, **local, **quiet)
+        ray.init(object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield ray
@@ -110,12 +113,9 @@ def _share(resources: dict[str, float], device: str, num_workers: int | None) ->
 
 
 def _failed(error: Exception, work: Work) -> RunError:
-    """One line of what Ray tells in many."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else type(cause).__name__)
+    """One line of what Ray tells in many: its text holds the worker's traceback, the first error at its end first."""
+    first = re.search(r"^(?!ray\b)[A-Za-z_][\w.]*: .+$", str(error), re.MULTILINE)
+    said = first[0] if first else str(error).strip().splitlines()[-1]
     done = work.num_shards - len(work.missing)
     return RunError(
         f"A worker failed ({said}). {done} of {work.num_shards} shards are done and kept: mend it, and give the same "

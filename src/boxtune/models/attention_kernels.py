@@ -158,8 +158,8 @@ def attend_by_segments(
         if by_products:
             out = attend_causally(q, k, v, scale)
         else:
-            whole = (tensor[None] for tensor in (q, k, v))
-            out = F.scaled_dot_product_attention(*whole, is_causal=causal, scale=scale, enable_gqa=grouped)[0]
+            q, k, v = (tensor[None] for tensor in (q, k, v))
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)[0]
         parts.append(out.transpose(0, 1))
     return torch.cat(parts)
 

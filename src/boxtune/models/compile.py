@@ -14,7 +14,7 @@ from torch import nn
 
 _PROGRAMS = 32
 """All blocks, of vision and language, are one function to the compiler (transformers' `GradientCheckpointingLayer`), of
-which it makes eight programs at most if it is not told otherwise; questions and single tokens are programs of their own.
+which it makes eight programs at most if it is not told otherwise; questions and single tokens have their own.
 """
 
 

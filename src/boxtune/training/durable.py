@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -68,7 +70,7 @@ class DurableTrainer(Trainer):
         """As `Trainer.get_train_dataloader`; its processes leave signals to this one."""
         loader = super().get_train_dataloader()
         made = getattr(loader, "base_dataloader", loader)  # accelerate wraps it
-        made.worker_init_fn = partial(leave_signals, made.worker_init_fn)
+        made.worker_init_fn = reader_init(made.worker_init_fn)
         return loader
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -100,11 +102,30 @@ class DurableTrainer(Trainer):
             (Path(output_dir or self.args.output_dir or "") / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
+def reader_init(then: Callable[[int], None] | None) -> Callable[[int], None]:
+    """What a process that reads images begins with, and `then`; see `leave_signals`, and `end_readers` for its end."""
+    atexit.unregister(end_readers)
+    atexit.register(end_readers)
+    return partial(leave_signals, then)
+
+
+def end_readers() -> None:
+    """When the program ends: processes that read images and are still there, say since an error's traceback keeps their
+    loader, would be asked by SIGTERM, which they leave alone, and waited for without end (`multiprocessing.util`).
+    """
+    readers = [child for child in multiprocessing.active_children() if child.daemon]
+    if readers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes the end of one for a fault
+    for reader in readers:
+        reader.kill()
+
+
 def leave_signals(then: Callable[[int], None] | None, worker: int) -> None:
     """In a process that reads images: what ends the run comes to it too, and it would die before the run has saved.
 
     torch has set a handler for SIGTERM by now, which ends the process (`torch.utils.data._utils.worker._worker_loop`).
-    It ends all the same once the run is over, since it looks whether it is still needed.
+    It ends all the same once the run is over, since it looks whether it is still needed; see `end_readers` for one that
+    nobody has told so.
 
     Args:
         then: what else is to be done.

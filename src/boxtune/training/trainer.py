@@ -32,7 +32,7 @@ from boxtune.training.callbacks.parts import PartsCallback, release_memory
 from boxtune.training.callbacks.unlogged import UnloggedCallback
 from boxtune.training.clock import RunClock
 from boxtune.training.divided import DividedTrainer
-from boxtune.training.durable import DurableTrainer, leave_signals
+from boxtune.training.durable import DurableTrainer, reader_init
 from boxtune.training.failures import is_out_of_memory
 from boxtune.training.features import RunFeatures
 from boxtune.training.objective import Objective, TermMeans
@@ -121,7 +121,7 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=partial(leave_signals, seeded),
+            worker_init_fn=reader_init(seeded),
             _non_blocking=True,
         )
 
