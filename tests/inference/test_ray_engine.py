@@ -95,7 +95,7 @@ def test_a_worker_that_fails_ends_it_in_one_line(local_ray, model_folder, photos
     ) as error:
         list(ray_engine.do_on_ray(work, [99], device="cpu"))
     assert "\n" not in str(error.value)
-    assert "row group" in str(error.value)
+    assert "row_group_indices is 99" in str(error.value)
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def test_means_of_terms_are_over_steps_and_not_over_batches():
     assert (names, values.tolist(), values.requires_grad) == (["box_l1"], [3.0], False)
     assert means.take()[0] == []
     means.add({"box_l1": torch.tensor(5.0)}, {"box_l1": torch.tensor(0)})  # nothing to divide by
-    means.restart()
+    means.forget_step()
     means.add({"box_l1": torch.tensor(7.0)}, {"box_l1": torch.tensor(0)})
     assert means.take()[1].tolist() == [7.0]
 

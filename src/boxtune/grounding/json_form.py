@@ -23,7 +23,7 @@ _ELEMENT = re.compile(
     r'\{~"bbox_2d"~:~\[~NUMBER~,~NUMBER~,~NUMBER~,~NUMBER~\]~,~"label"~:~"STRING"~\}~'.replace(
         "NUMBER", r"(0|[1-9][0-9]{0,5}+)"
     )
-    .replace("STRING", r'((?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+)')
+    .replace("STRING", r'([^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*)')
     .replace("~", r"[ \t\n\r]*+")
 )
 _BEGIN = re.compile(r"\[[ \t\n\r]*+")

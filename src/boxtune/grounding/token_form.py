@@ -19,7 +19,7 @@ from boxtune.grounding.special_tokens import BOX_END, BOX_START, REF_END, REF_ST
 _INTEGER = r"(0|[1-9][0-9]{0,5}+)"
 _ELEMENT = re.compile(
     re.escape(REF_START)
-    + r"((?:[^<]|<(?!\|))*+)"
+    + r"([^<]*+(?:<(?!\|)[^<]*+)*)"
     + re.escape(REF_END + BOX_START)
     + rf"\({_INTEGER},{_INTEGER}\),\({_INTEGER},{_INTEGER}\)"
     + re.escape(BOX_END)

@@ -92,7 +92,7 @@ def _cluster() -> Iterator[Any]:
         ray.init(**quiet)
     else:
         ray.init(object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and told in one line
     try:
         yield ray
     finally:
