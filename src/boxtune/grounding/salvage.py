@@ -34,8 +34,8 @@ _EVENT = re.compile(
     re.VERBOSE,
 )
 # A string up to the quote that something structural follows, so that a quote inside of it does not end it. What a look
-# ahead has found is not tried again in another way, nor is it by `{0,300}+`, but Python before 3.11.5 reads that wrongly
-# where several forms may stand (CPython issue 106052) …
+# ahead has found is not tried again in another way, nor is it by `{0,300}+`, but Python before 3.11.5 reads that
+# wrongly where several forms may stand (CPython issue 106052) …
 _STRING = re.compile(r"""(["'])(?=((?:\\.|(?!\1\s{0,9}(?:[,:}\]"'{<`\n]|\Z))[^\\\n]){0,300}))\2\1""")
 # … and when there is none, up to the first quote, or to the end of the line where the text was cut.
 _SHORT_STRING = re.compile(r"""(["'])((?:\\.|(?!\1)[^\\\n])*)(\1?)""")
