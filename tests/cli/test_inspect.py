@@ -129,6 +129,9 @@ def test_tokens_follow_the_configuration(inspect, place):
     assert "Mark " in out
     _, small, _ = inspect("tokens", "--data", place / "coco", "--model", TINY, "model.max_pixels=3136", "--json")
     assert json.loads(small)["samples"][0]["counts"]["image"] <= 4
+    _, shown, _ = inspect("tokens", "--data", place / "coco", "--model", TINY, "data.examples=1", "--json", "--num", 4)
+    assert json.loads(shown)["counts"]["trained"] > said["assistant"]["counts"]["trained"]
+    assert json.loads(shown)["counts"]["image"] > said["assistant"]["counts"]["image"]
 
 
 def test_gpu(inspect, monkeypatch):

@@ -108,7 +108,7 @@ def test_examples_are_augmented_where_samples_are(coco, tmp_path):
     [
         (("data.examples=6", "data.val_fraction=0"), DataError, "lower data.examples to 5"),
         (("data.examples=2", "collator.max_length=64"), DataError, "lower model.max_pixels or data.examples"),
-        (("losses.teacher_weight=1",), ConfigError, "losses.teacher_weight=1.0 does nothing without worked examples"),
+        (("losses.teacher_weight=0",), ConfigError, "losses.teacher_weight=0.0 does nothing without worked examples"),
         (("losses.student_weight=2",), ConfigError, "losses.student_weight=2.0 does nothing without worked examples"),
         (
             ("data.examples=1", "model.vision_cache=cache", "adapter.vision=frozen", "adapter.merger=frozen"),

@@ -12,9 +12,12 @@ import typer
 from boxtune.cli.options import Format, OnError, Overrides
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from boxtune.collators.batch import Collator
     from boxtune.config.schema import Config
     from boxtune.data.dataset import DetectionDataset
+    from boxtune.data.sample import Sample
 
 
 def command(
@@ -38,6 +41,7 @@ def command(
     from rich.console import Console
 
     from boxtune.config.load import load_config
+    from boxtune.data.examples import ExampleDataset
     from boxtune.errors import ConfigError
     from boxtune.inspection.tokens import analyze_token_distribution, print_tokens, run_text
 
@@ -55,7 +59,10 @@ def command(
         raise ConfigError("No data: say --data FOLDER, or data.path in the configuration.")
     dataset = _dataset(settings, on_error)
     collator = collator_of_run(settings, dataset.labels)
-    batch = collator([dataset[index] for index in range(min(num, len(dataset)))])
+    shown: Sequence[Sample] = dataset
+    if settings.data.examples:
+        shown = ExampleDataset(dataset, settings.data.examples, settings.trainer.seed)
+    batch = collator([shown[index] for index in range(min(num, len(shown)))])
     tokenizer = collator.encoder.processor.tokenizer
     distribution = analyze_token_distribution(batch, tokenizer.convert_tokens_to_ids("<|image_pad|>"))
     if not json:
@@ -102,5 +109,5 @@ def collator_of_run(config: Config, labels: tuple[str, ...]) -> Collator:
     set_pixel_limits(processor, int(config.model.min_pixels), int(config.model.max_pixels))
     grounding = config.grounding
     style = ConversationStyle(codec, labels, grounding.prompt, grounding.system, grounding.box_order)
-    encoder = SampleEncoder(processor, style, config.collator.max_length)
+    encoder = SampleEncoder(processor, style, config.collator.max_length, config.data.examples)
     return Collator(encoder, config.collator.labels, "packed" if config.collator.batching == "packed" else "padded")

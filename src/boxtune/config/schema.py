@@ -147,7 +147,9 @@ class LossesConfig(Section):
     """Weights of the language loss where there are worked examples (data.examples)."""
 
     student_weight: Positive = Field(1.0, description="Of the question in hand and its answer, a mean over its tokens.")
-    teacher_weight: float = Field(0.0, ge=0, description="Of the examples, a mean over their tokens.")
+    teacher_weight: float = Field(
+        1.0, ge=0, description="Of the examples, a mean over their tokens; with 0 nothing is learned without examples."
+    )
 
 
 class MatchingConfig(Section):

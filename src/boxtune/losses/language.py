@@ -27,7 +27,7 @@ class LanguageLossConfig:
     """
 
     student_weight: float = 1.0
-    teacher_weight: float = 0.0
+    teacher_weight: float = 1.0
 
 
 def label_targets(labels: torch.Tensor, is_example: torch.Tensor | None = None) -> dict[str, Any]:
