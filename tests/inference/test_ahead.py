@@ -57,3 +57,9 @@ def test_an_error_while_reading_has_its_place(number):
     assert [next(stream) for _ in range(3)] == ["0", "1", "2"]
     with pytest.raises(OSError, match="gone"):
         next(stream)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_work_that_raises_stop_iteration_does_not_end_the_stream_in_silence(number):
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(ahead([[1], []], lambda item: next(iter(item)), number))

@@ -150,6 +150,14 @@ def test_no_labels_is_an_error(taught, samples):
         detector.detect([samples[0].image])
 
 
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"max_new_tokens": 0}, {"num_candidates": -1}])
+def test_numbers_out_of_range(taught, wrong):
+    """No images at a time would find nothing in any image, and say so of none."""
+    ((name, number),) = wrong.items()
+    with pytest.raises(ConfigError, match=f"{name}={number} of a detector: give"):
+        Detector(taught("qwen2_vl").loaded, labels=LABELS, **wrong)
+
+
 def test_only_known_labels_come_out(taught, samples):
     """The model answers 'table' whatever it is asked for; a label that was not asked for is no result."""
     for result in taught("qwen2_5_vl").detect([samples[0].image], labels=["red cell"]):

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from boxtune.collators.batch import pad
+from boxtune.collators.batch import Collator, pad
 from boxtune.errors import DataError
 from boxtune.inference.decoding import text_with_spans
 from boxtune.inference.detector import Detector, own_detector
 from boxtune.inference.language_pass import read_questions
-from boxtune.models.attention import choose_for_questions, use_attention
+from boxtune.inference.slots import SlotMemory
+from boxtune.losses import language
+from boxtune.models.attention import attention_names, choose_for_questions, use_attention
 from boxtune.models.compile import compile_blocks, release_blocks
+from boxtune.models.contract import default_contract
 from boxtune.models.families import FAMILIES, family
+from boxtune.models.load import LoadedModel
 from collators.conversations import LABELS, encoder_of
 from inference.written import written
 
@@ -187,3 +193,120 @@ def test_two_streams_at_once_do_not_meet(taught, samples):
     pairs = list(zip(detector.predict(images), detector.predict(images[::-1]), strict=True))
     assert [one.text for one, _ in pairs] == expected
     assert [two.text for _, two in pairs] == expected[::-1]
+
+
+@pytest.mark.parametrize("owns_model", [True, False])
+def test_a_stream_goes_on_after_another_has_ended(taught, samples, owns_model):
+    """What one stream sets on their common model and puts back, it puts back under nobody's feet."""
+    model = copy.deepcopy(taught("qwen2_vl").loaded.model)
+    loaded = replace(taught("qwen2_vl").loaded, model=model)
+    make = own_detector if owns_model else Detector
+    detector = make(loaded, labels=LABELS, batch_size=2, max_new_tokens=20)
+    images = [sample.image for sample in samples] * 2
+    expected = list(detector.predict(images))
+    before = attention_names(model)
+    short, long = detector.predict(images[:2]), detector.predict(images)
+    next(short)
+    found = [next(long)]
+    assert attention_names(model) == before
+    list(short)
+    found += long
+    assert attention_names(model) == before
+    for one, other in zip(found, expected, strict=True):
+        assert one.text == other.text
+        assert np.allclose(one.answer.log_probs, other.answer.log_probs, rtol=0, atol=1e-4)
+
+
+def test_a_model_is_trained_between_two_answers(taught, samples):
+    """Gradients are those of the model as it was, though a stream over it is open."""
+    processor = taught("qwen2_vl").loaded.processor
+    model = copy.deepcopy(taught("qwen2_vl").loaded.model).train()
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    batch = Collator(encoder_of("qwen2_vl", processor))(samples)
+
+    def gradients():
+        model.zero_grad()
+        outputs = model(**batch["inputs"], **language.forward_options(batch["targets"]), use_cache=False)
+        language.total(outputs.logits, batch["targets"]).backward()
+        return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+    expected = gradients()
+    loaded = replace(taught("qwen2_vl").loaded, model=model)
+    detector = Detector(loaded, labels=LABELS, batch_size=1, max_new_tokens=5)
+    stream = detector.predict([sample.image for sample in samples])
+    next(stream)
+    found = gradients()
+    assert len(list(stream)) == len(samples) - 1
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-4, atol=1e-5) for name in found)
+
+
+def test_an_answer_of_nan_spoils_no_later_one(tiny, samples):
+    """Its keys stay behind the end of the next answer in its slot, masked away."""
+    model, processor = tiny("qwen2_vl")
+    short, *_, long = sorted(questions(tiny, samples, "qwen2_vl"), key=len)
+    assert len(long) > len(short)
+    spoilt = replace(long, pixel_values=torch.full_like(long.pixel_values, torch.nan))
+    (expected,) = answers_of(model, "qwen2_vl", processor, [short], num_slots=1)
+    bad, good = answers_of(model, "qwen2_vl", processor, [spoilt, short], num_slots=1)
+    assert np.isnan(bad.log_probs).all()
+    assert good.text == expected.text
+    assert np.allclose(good.log_probs, expected.log_probs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("where", ["grow", "views", "rounded"])
+def test_an_interrupted_detector_answers_again(taught, samples, monkeypatch, where):
+    """Slots in which something struck are not used again; those of a stream that was left are (see above)."""
+    detector = own_detector(taught("qwen2_vl").loaded, labels=LABELS, batch_size=2, max_new_tokens=20)
+    images = [sample.image for sample in samples]
+    expected = [one.text for one in detector.predict(images)]
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_, **__):
+            raise KeyboardInterrupt
+
+        patch.setattr(SlotMemory, where, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            list(detector.predict(images))
+    assert not detector._spare
+    assert [one.text for one in detector.predict(images)] == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_steps_are_recorded_while_other_threads_use_the_gpu(tiny, samples, recwarn):
+    """On the last GPU of the machine, which is not the one torch takes by itself where there are several."""
+    device = torch.device("cuda", torch.cuda.device_count() - 1)
+    model, processor = tiny("qwen2_vl")
+    loaded = LoadedModel(
+        copy.deepcopy(model).to(device), processor, default_contract("qwen2_vl", processor), False, "tiny"
+    )
+    images = [sample.image for sample in samples] * 3
+    detector = own_detector(loaded, labels=LABELS, batch_size=2, max_new_tokens=20, compile_after=None)
+    stop, errors = threading.Event(), []
+
+    def allocate():
+        size = 1
+        try:
+            while not stop.is_set():
+                size = size % 64 + 1
+                torch.ones(size << 18).to(device)
+                torch.cuda.empty_cache()
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=allocate)
+    thread.start()
+    try:
+        found = list(detector.predict(images))
+    finally:
+        stop.set()
+        thread.join()
+    assert not errors
+    assert not [warning for warning in recwarn if "graph" in str(warning.message).lower()]
+    assert detector._spare[0]._recorded
+    detector._spare[0].graphs = False
+    detector._spare[0].forget()
+    for one, other in zip(found, detector.predict(images), strict=True):
+        assert one.text == other.text

@@ -183,8 +183,9 @@ def test_seconds_of_all_sittings_are_counted(coco, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_after(2, patch)
         broken, _ = short_run(coco, tmp_path / "o")
-    resumed, _ = short_run(coco, tmp_path / "o", resume=True)
+    resumed, said = short_run(coco, tmp_path / "o", resume=True)
     assert resumed.seconds > broken.seconds
+    assert f"Going on from {tmp_path / 'o' / 'checkpoint-3'}." in said
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from boxtune.data.dataset import load_dataset
 from boxtune.errors import ModelError
-from boxtune.inference.detector import Detector
+from boxtune.inference.steps import Steps
 from boxtune.models.load import load_model
 from boxtune.training.watch import Watch
 from training.runs import write_coco
@@ -43,15 +43,15 @@ def test_figures(watch_parts):
 
 @pytest.mark.parametrize(("fits", "tried"), [(2, [5, 2]), (1, [5, 2, 1])])
 def test_a_batch_that_does_not_fit_is_halved_for_good(fits, tried, watch_parts, monkeypatch):
-    sizes, real = [], Detector._predict_batch
+    sizes, real = [], Steps.begin
 
-    def predict(self, images, *others):
-        sizes.append(len(images))
-        if len(images) > fits:
+    def begin(self, *questions):
+        sizes.append(self.memory.num_slots)
+        if sizes[-1] > fits:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(self, images, *others)
+        return real(self, *questions)
 
-    monkeypatch.setattr(Detector, "_predict_batch", predict)
+    monkeypatch.setattr(Steps, "begin", begin)
     watch, said = watch_of(watch_parts, 5)
     watch.look(watch_parts[0].model)
     assert list(dict.fromkeys(sizes)) == tried
@@ -62,9 +62,9 @@ def test_a_batch_that_does_not_fit_is_halved_for_good(fits, tried, watch_parts, 
 
 
 def test_not_even_one_image_fits(watch_parts, monkeypatch):
-    def predict(self, images, *others):
+    def begin(self, *questions):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(Detector, "_predict_batch", predict)
+    monkeypatch.setattr(Steps, "begin", begin)
     with pytest.raises(ModelError, match=r"do not fit into memory beside the training.*evaluation\.every=none"):
         watch_of(watch_parts, 2)[0].look(watch_parts[0].model)

@@ -19,7 +19,8 @@ def ahead(items: Iterable[Item], work: Callable[[Item], Result], number: int) ->
     item stands in the order, and nothing more is read then.
     """
     if not number:
-        yield from map(work, items)
+        for item in items:
+            yield work(item)
         return
     stream, pending, more = iter(items), deque[Future[Result]](), True
     with ThreadPoolExecutor(min(number, os.cpu_count() or 1, 8)) as pool:

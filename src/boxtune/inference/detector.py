@@ -66,7 +66,7 @@ class Detector:
         examples: shown with their answers before each question.
 
     Raises:
-        ConfigError: the head is asked for and there is none, or `free_labels` without it.
+        ConfigError: the head is asked for and there is none, or `free_labels` without it; a number out of its range.
     """
 
     def __init__(
@@ -86,6 +86,8 @@ class Detector:
     ) -> None:
         contract = loaded.contract
         _check_decoder(decoder, loaded, free_labels)
+        _check_at_least(1, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        _check_at_least(0, num_candidates=num_candidates)
         self.loaded, self.decoder, self.free_labels = loaded, decoder, free_labels
         self.calibrator = calibrator
         self.owns_model, self.compile_after = owns_model, compile_after
@@ -122,13 +124,12 @@ class Detector:
         asked = tuple(labels) if labels is not None else self.labels
         if not asked:
             raise ConfigError("No labels to look for: this model was saved with none, name them with --labels a,b.")
-        with self._attention():
-            questions = ahead(images, lambda image: self._question(image, asked), self._num_ahead)
-            if self.decoder == "head":
-                while batch := list(islice(questions, self.batch_size)):
-                    yield from self._looked_at(batch, asked)
-            else:
-                yield from self._written(questions, asked, num_candidates)
+        questions = ahead(images, lambda image: self._question(image, asked), self._num_ahead)
+        if self.decoder == "head":
+            while batch := list(islice(questions, self.batch_size)):
+                yield from self._looked_at(batch, asked)
+        else:
+            yield from self._written(questions, asked, num_candidates)
 
     def compile(self) -> None:
         """Have the model's blocks compiled from the next step on: some ten seconds once, and a third less for each
@@ -168,7 +169,7 @@ class Detector:
 
     def _looked_at(self, encoded: Sequence[EncodedSample], labels: tuple[str, ...]) -> list[Prediction]:
         """What the head finds, and nothing is written."""
-        with _evaluation_mode(self.loaded.model, self.loaded.head), torch.inference_mode():
+        with self._asking(), torch.inference_mode():
             found = self._found(encoded, read_questions(self._bare, encoded), labels)
         return [_seen(*split_confident(boxes)) for boxes in found]
 
@@ -188,7 +189,7 @@ class Detector:
                 look=(lambda encoded, read: self._found(encoded, read, labels)) if self.decoder == "both" else None,
             )
             while True:
-                with _evaluation_mode(model, self.loaded.head):
+                with self._asking():
                     ready = writer.advance()
                 if not ready:
                     return
@@ -204,24 +205,37 @@ class Detector:
     def _steps(self) -> Iterator[Steps]:
         """Slots that nobody else writes in; kept with their recorded steps where the model is our own."""
         model, on_gpu = self.loaded.model, self.loaded.model.device.type == "cuda"
-        steps = self._spare.pop() if self._spare else None
+        try:
+            steps = self._spare.pop()
+        except IndexError:  # asked for first, another thread might take it in between
+            steps = None
         if steps is None or steps.memory.num_slots != self.batch_size:
             with torch.inference_mode():
                 steps = Steps(model, self.batch_size, torch.bfloat16 if on_gpu else model.dtype, graphs=on_gpu)
         try:
             yield steps
-        finally:
-            if self.owns_model and not self._spare:
-                self._spare.append(steps)
+        except GeneratorExit:  # a stream that is left in its middle; any other error may have struck within a step
+            self._keep(steps)
+            raise
+        self._keep(steps)
+
+    def _keep(self, steps: Steps) -> None:
+        if self.owns_model and not self._spare:
+            self._spare.append(steps)
 
     @contextmanager
-    def _attention(self) -> Iterator[None]:
-        """The fastest attention to read packed questions with; what was set before is put back."""
+    def _asking(self) -> Iterator[None]:
+        """The model as it is asked: in evaluation mode, with the fastest attention that reads packed questions.
+
+        What was set before is put back, and that between any two answers: whoever takes them may train the model or
+        ask it something else before the next.
+        """
         bare = self._bare
         before = attention_names(bare)
         use_attention(bare, self.attention)
         try:
-            yield
+            with _evaluation_mode(self.loaded.model, self.loaded.head):
+                yield
         finally:
             if attention_names(bare) != before:
                 bare.set_attn_implementation(before)
@@ -244,6 +258,12 @@ def _check_decoder(decoder: Decoder, loaded: LoadedModel, free_labels: bool) -> 
         )
     if free_labels and decoder == "text":
         raise ConfigError("Free labels are written by the detection head: set the decoder to head or both.")
+
+
+def _check_at_least(least: int, **numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise ConfigError(f"{name}={number} of a detector: give {least} or more.")
 
 
 def _seen(found: Detections, candidates: Detections, text: Prediction | None = None) -> Prediction:

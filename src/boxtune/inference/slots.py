@@ -67,15 +67,22 @@ class SlotMemory:
         """Room for so many tokens a slot; whether the memory lies elsewhere now."""
         if length <= self.length:
             return False
-        old, self.layers, self.length = self.layers, [], self.rounded(length)
-        shape = (self.num_slots, self.length, self.num_groups, self.width)
+        rounded, layers = self.rounded(length), []
+        shape = (self.num_slots, rounded, self.num_groups, self.width)
         for layer in range(self.num_layers):
             # zeros, since what is masked away is still multiplied, and rubbish may be NaN
             fresh = tuple(torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2))
-            for new, tensor in zip(fresh, old[layer] if old else (), strict=False):
+            for new, tensor in zip(fresh, self.layers[layer] if self.layers else (), strict=False):
                 new[:, : tensor.shape[1]] = tensor
-            self.layers.append((fresh[0], fresh[1]))
+            layers.append((fresh[0], fresh[1]))
+        self.layers, self.length = layers, rounded  # both at the end: where memory ran out, all is as it was
         return True
+
+    def wipe(self, slot: int) -> None:
+        """Zeros in a slot whose answer came to nothing: what is masked away is still multiplied, and NaN stays NaN."""
+        for layer in self.layers:
+            for tensor in layer:
+                tensor[slot] = 0
 
     def views(
         self,

@@ -164,13 +164,16 @@ class Steps:
         aside = torch.cuda.Stream(self.device)
         aside.wait_stream(torch.cuda.current_stream(self.device))
         # weights that autocast has cast before would be let go while the graph still reads them
-        with torch.autocast("cuda", torch.bfloat16, torch.is_autocast_enabled("cuda"), cache_enabled=False):
+        autocast = torch.autocast("cuda", torch.bfloat16, torch.is_autocast_enabled("cuda"), cache_enabled=False)
+        with torch.cuda.device(self.device), autocast:
             with torch.cuda.stream(aside):
                 for _ in range(2):
                     self._step(width)
                     self.tokens.copy_(tokens)
             torch.cuda.current_stream(self.device).wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # a stream of this device: the one torch takes by itself is of the first GPU that recorded, and there this
+            # step would leave no trace; and by thread, since other threads bring the next images to the GPU meanwhile
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
                 chosen, log_probs = self._step(width)
         return graph, chosen, log_probs

@@ -178,6 +178,8 @@ class Writer:
         draft.log_probs.append(log_prob)
         if token in self.stops or len(draft.tokens) == self.max_new_tokens:
             self.steps.end(slot)
+            if not np.isfinite(draft.log_probs).all():
+                self.steps.memory.wipe(slot)
             self.done[draft.index] = self.drafts.pop(slot)
 
     def _log_prob(self, slot: int, token: int) -> float:

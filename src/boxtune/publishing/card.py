@@ -72,7 +72,7 @@ def _front(base: Any, run: dict[str, Any], is_adapter: bool, licence: str | None
 def _summary(folder: Path, contract: Contract, base: Any, is_adapter: bool) -> str:
     kind = "LoRA adapter of" if is_adapter else "model, trained from"
     below = _code(base) if isinstance(base, str) and _may_be_named(base) else "a base model that its files do not name"
-    parts = [f"A {_code(contract.model_type)} {kind} {below} that answers a picture with boxes around objects."]
+    parts = [f"A {_code(contract.model_type)} {kind} {below}: it answers a picture with boxes around objects."]
     if contract.labels:
         parts.append(f"It was taught to look for {', '.join(map(_code, contract.labels))}.")
     if has_head(folder):

@@ -29,7 +29,8 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ConfigError(f"Cannot listen on {host}, port {port} ({reason}): choose --host, or --port 0.") from None
+        remedy = "choose another --host or --port (0 takes a free one)"
+        raise ConfigError(f"Cannot listen on {host}, port {port} ({reason}): {remedy}.") from None
 
 
 def address_of(listening: socket.socket) -> str:

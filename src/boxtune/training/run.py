@@ -108,6 +108,8 @@ def train(
     checkpoint = claim_output_dir(output_dir, resume)
     if resume and checkpoint is None:
         say(console, f"No checkpoint is in {output_dir} yet: the run begins at its first step.")
+    elif checkpoint is not None:
+        say(console, f"Going on from {checkpoint}.")
     check_oom(config)
     check_engine_here(config)
     check_cache_folder(config)
