@@ -98,3 +98,12 @@ def samples() -> list[Sample]:
         labels = ["table", "red cell"][: len(boxes)]
         made.append(Sample(f"image-{index}", image, Detections(boxes, labels), "conftest"))
     return made
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` skip where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")

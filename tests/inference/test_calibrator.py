@@ -13,6 +13,7 @@ from boxtune.errors import ModelError, SaveError
 from boxtune.inference.calibrator import Calibrator, read_calibrator
 from boxtune.inference.decoding import Answer
 from boxtune.inference.detector import load_detector
+from boxtune.inference.prediction import made_out
 from boxtune.models.tiny import save_tiny
 
 TEMPERATURE = Calibrator("temperature", 2.5, -0.7, num_boxes=80)
@@ -97,8 +98,12 @@ def test_the_detector_applies_it(tmp_path):
     mended = load_detector(str(tmp_path), labels=["table"], max_new_tokens=8)
     assert mended.calibrator == TEMPERATURE
     assert load_detector(str(tmp_path), calibrated=False).calibrator is None
-    answer = written_answer(plain)
-    before, after = (one._decode(*answer, ("table",)).result.detections for one in (plain, mended))
+    answer, question = written_answer(plain)
+    before, after = (
+        made_out(answer, one.style.codec, question.image_hw, question.input_hw, ("table",), one.calibrator)
+        for one in (plain, mended)
+    )
+    before, after = before.result.detections, after.result.detections
     assert before.xyxy.tolist() == after.xyxy.tolist()
     assert after.scores == pytest.approx(TEMPERATURE.apply(before.scores))
 

@@ -115,9 +115,9 @@ def test_a_run_of_its_own_process(data, tmp_path):
     result, _ = compare(data, tmp_path / "runs", ["lora", "full"], num_seeds=1, isolated=True)
     assert result.rows[0].peak_bytes > 100_000_000
     assert result.rows[0].figures["map"].of_seeds is None
-    large = [*OVERRIDES, "trainer.per_device_train_batch_size=64"]
-    with pytest.raises(BoxtuneError, match=r"lora.seed-0.*fewer images than"):
-        compare(data, tmp_path / "more", ["lora", "full"], num_seeds=1, isolated=True, overrides=large)
+    short = [*OVERRIDES, "collator.max_length=16"]
+    with pytest.raises(BoxtuneError, match=r"lora.seed-0.*collator\.max_length allows 16"):
+        compare(data, tmp_path / "more", ["lora", "full"], num_seeds=1, isolated=True, overrides=short)
 
 
 BAD = [

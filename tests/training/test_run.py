@@ -118,7 +118,7 @@ def test_figures_of_a_run_are_those_of_its_folder(overrides, coco, tmp_path, mon
     assert len(asked) == 18
     for one, two, three in zip(in_its_course, at_the_end, of_the_folder, strict=True):
         assert one.text == two.text == three.text
-        assert two.log_probs == pytest.approx(three.log_probs, abs=1e-5)  # bf16 would differ by 1e-3
+        assert two.log_probs == pytest.approx(three.log_probs, abs=5e-5)  # bf16 would differ by 1e-3
         assert one.log_probs == pytest.approx(three.log_probs, abs=1e-4)  # patches are still one product
 
 
