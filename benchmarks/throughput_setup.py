@@ -86,6 +86,19 @@ def build(name: str, device: torch.device) -> LoadedModel:
     return LoadedModel(model, processor, default_contract("qwen2_5_vl", processor), False, f"random-{name}")
 
 
+def restore(model: Any, loaded: LoadedModel) -> None:
+    """Leave the base model as it was made, for the next row."""
+    if hasattr(model, "unload"):
+        model.unload()
+    bare = loaded.model
+    bare.gradient_checkpointing_disable()
+    bare.set_attn_implementation("sdpa")
+    bare.zero_grad()
+    if "_original_forward" in vars(bare):  # accelerate's autocast around the bare model
+        bare.forward = bare._original_forward
+        del bare._original_forward
+
+
 def write_pictures(folder: Path, number: int, cells: tuple[int, int], seed: int = 0) -> Path:
     """JPEG files with so many image tokens each (`cells`: fewest and most), and one to three boxes, as JSONL."""
     folder.mkdir(parents=True, exist_ok=True)

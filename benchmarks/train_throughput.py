@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from throughput_meter import Measured, Meter, matmul_peak
-from throughput_setup import build, write_pictures
+from throughput_setup import build, restore, write_pictures
 
 from boxtune.collators.lengths import token_shares
 from boxtune.config.load import load_config
@@ -219,19 +219,6 @@ def with_trl(setting: Setting, batch_size: int, *, checkpointing: bool, kernel: 
         if hasattr(model, "disable_input_require_grads"):
             model.disable_input_require_grads()
         restore(model, loaded)
-
-
-def restore(model: Any, loaded: LoadedModel) -> None:
-    """Leave the base model as it was made, for the next row."""
-    if hasattr(model, "unload"):
-        model.unload()
-    bare = loaded.model
-    bare.gradient_checkpointing_disable()
-    bare.set_attn_implementation("sdpa")
-    bare.zero_grad()
-    if "_original_forward" in vars(bare):  # accelerate's autocast around the bare model
-        bare.forward = bare._original_forward
-        del bare._original_forward
 
 
 def rows_of(full: bool) -> list[Row]:

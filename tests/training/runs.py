@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from boxtune.config.load import load_config
 from boxtune.config.schema import Config
 from boxtune.training.callbacks.checkpoints import last_checkpoint
+from boxtune.training.clock import RunClock
 from boxtune.training.run import TrainResult, train
 
 SHORT = (
@@ -95,3 +97,13 @@ def events(folder: Path) -> EventAccumulator:
     found = EventAccumulator(str(file), size_guidance={"images": 0})
     found.Reload()
     return found
+
+
+def interrupt_after(steps: int, monkeypatch) -> None:
+    """Ctrl-C when so many steps are done."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == steps:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunClock, "on_step_begin", on_step_end)

@@ -16,8 +16,7 @@ from boxtune.errors import ConfigError, DataError
 from boxtune.models.contract import read_contract
 from boxtune.training.auto import fit_training
 from boxtune.training.sets import augmented, load_data
-from training.runs import history, settings, short_run, weights, write_coco
-from training.test_run import interrupt_after
+from training.runs import history, interrupt_after, settings, short_run, weights, write_coco
 
 EXAMPLES = ("data.examples=2", "losses.teacher_weight=0.5", "trainer.max_steps=3")
 HEAD = (

@@ -26,8 +26,7 @@ from boxtune.models.load import load_model
 from boxtune.models.merge import merge_adapter
 from boxtune.models.tiny import build_tiny
 from boxtune.training.head import loss_settings
-from training.runs import SHORT, history, short_run, weights, write_coco
-from training.test_run import interrupt_after
+from training.runs import SHORT, history, interrupt_after, short_run, weights, write_coco
 
 HEAD = (
     "model.detection_head=true",
