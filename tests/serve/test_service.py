@@ -179,6 +179,10 @@ def test_health_and_metrics(client, samples):
     assert 'boxtune_requests_total{status="422"}' in client.get("/metrics").body.decode()
 
 
+def test_the_root_leads_to_the_page_of_the_interface(client):
+    assert client.get("/").status == 307
+
+
 def test_the_page_of_the_interface_needs_no_network(client):
     page = client.get("/docs").body.decode()
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page)

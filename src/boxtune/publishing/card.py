@@ -113,7 +113,7 @@ def _training(run: dict[str, Any], recipe: str | None) -> str:
 def _trained(counts: Any) -> str | None:
     if not isinstance(counts, dict) or not counts:
         return None
-    return ", ".join(f"{_code(area)}: {count:,} numbers" for area, count in counts.items() if isinstance(count, int))
+    return ", ".join(f"{_code(area)}: {count:,} parameters" for area, count in counts.items() if isinstance(count, int))
 
 
 def _figures(metrics: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import anyio
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
@@ -130,6 +130,10 @@ def build_service(detector: Detector, name: str, options: ServeOptions) -> FastA
     )
     app.state.batcher = batcher
     desk = _Desk(detector, detectors, batcher, options)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/docs")
 
     @app.post(
         "/detect",

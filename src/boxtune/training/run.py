@@ -154,7 +154,8 @@ def train(
     result = _result(trainer, output_dir, stopped_by)
     if stopped_by is not None:
         name = signal.Signals(stopped_by).name
-        say(console, f"Stopped by {name}. Go on with: boxtune train --resume --output-dir {home}")
+        launcher = "the launcher's line and " if processes.count() > 1 else ""
+        say(console, f"Stopped by {name}. Go on with: {launcher}boxtune train --resume --output-dir {home}")
         return result
     _tell_of_lost_step(config, result.num_steps, console)
     if (chosen := _take_best(trainer, assembled.best, output_dir, console)) is not None:
