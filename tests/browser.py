@@ -73,7 +73,7 @@ class Browser:
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 20) -> None:
+    def wait(self, script: str, seconds: float = 90) -> None:
         """Until an expression is true."""
         limit = time.monotonic() + seconds
         while not self.run(f"Boolean({script})"):

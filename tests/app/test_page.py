@@ -144,7 +144,7 @@ def downloaded(browser: Browser, folder: Path) -> dict:
     return json.loads((folder / "coco.json").read_text())
 
 
-def wait_for(condition, seconds: float = 30) -> None:
+def wait_for(condition, seconds: float = 90) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit
