@@ -51,10 +51,10 @@ MERGES = "a: &a {k: 1}\n" + "".join(
     ],
 )
 def test_yaml_that_no_honest_file_holds(text, said):
-    begin = time.process_time()
+    begin = time.thread_time()
     with pytest.raises(DocumentError, match=said) as caught:
         parse_yaml(text)
-    assert time.process_time() - begin < 5
+    assert time.thread_time() - begin < 5
     assert "\n" not in str(caught.value)
 
 

@@ -33,9 +33,12 @@ class Sittings:
     def __call__(self, log: Path, *arguments: str, meanwhile: Callable[[int], Any] = lambda _: None) -> tuple[int, str]:
         """Exit code of a command, negative where a signal ended it, and what it said; `meanwhile` is told its id."""
         self._tell([list(arguments), str(log)])
-        meanwhile(self._hear())
-        code = os.waitstatus_to_exitcode(self._hear())
-        return code, log.read_text()
+        pid = self._hear()
+        try:
+            meanwhile(pid)
+        finally:  # it is read even then, or the next one would take it for its own
+            status = self._hear()
+        return os.waitstatus_to_exitcode(status), log.read_text()
 
     def end(self) -> None:
         self.program.stdin.close()

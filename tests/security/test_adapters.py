@@ -66,9 +66,9 @@ def test_no_module_that_an_adapter_names_is_imported(changed, tmp_path, monkeypa
 
 @pytest.mark.parametrize("targets", [f"^{ENDLESS}$", "^" + "(.*)" * 12 + "!$", "x" * 20_000])
 def test_modules_told_by_an_endless_search_are_read_from_the_weights(changed, adapter_folder, targets):
-    begin = time.process_time()
+    begin = time.thread_time()
     strange = load_model(changed(target_modules=targets))
-    assert time.process_time() - begin < 20
+    assert time.thread_time() - begin < 20
     honest = load_model(str(adapter_folder))
     expected = low_rank_weights(honest.model)
     assert expected

@@ -72,13 +72,13 @@ def _dataset(folder: Path):
 @pytest.mark.parametrize("name", READERS)
 def test_every_reader_of_json_refuses_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    begin = time.process_time()
+    begin = time.thread_time()
     with pytest.raises(BoxtuneError) as caught:
         READERS[name](tmp_path / name)
     assert name in str(caught.value) or "Unknown model family" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 5000
-    assert time.process_time() - begin < 5
+    assert time.thread_time() - begin < 5
 
 
 def test_what_a_run_has_left_is_refused_alike(tmp_path):
@@ -164,7 +164,7 @@ def test_annotations_that_stand_twice_are_refused_and_not_half_read(folder):
 @pytest.mark.parametrize("use", ["names: *i", "names: [*i]", "path: *i\nnames: [a]", "nc: *i\nnames: [a]"])
 def test_yaml_of_a_billion_laughs(folder, laughs, use):
     (folder / "data.yaml").write_text(f"{laughs}{use}\ntrain: .\n")
-    begin = time.process_time()
+    begin = time.thread_time()
     with pytest.raises(DataError, match="aliases"):
         load_dataset(folder)
     config = folder / "config.yaml"
@@ -172,7 +172,7 @@ def test_yaml_of_a_billion_laughs(folder, laughs, use):
     for read in (load_config, check_saved_config):
         with pytest.raises(BoxtuneError, match="aliases"):
             read(config)
-    assert time.process_time() - begin < 5
+    assert time.thread_time() - begin < 5
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,10 @@ def test_xml_entities_are_not_unfolded(folder, entity, said):
         f"<!DOCTYPE annotation [{entity}]><annotation><filename>a.png</filename><object><name>&j;</name>"
         "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>3</ymax></bndbox></object></annotation>"
     )
-    begin = time.process_time()
+    begin = time.thread_time()
     with pytest.raises(DataError, match=said):
         load_dataset(folder, format="voc")
-    assert time.process_time() - begin < 5
+    assert time.thread_time() - begin < 5
 
 
 def test_xml_without_end_is_refused_or_read(folder):

@@ -108,22 +108,22 @@ PIECES = st.lists(
 @settings(max_examples=60)
 @given(unit=PIECES, before=PIECES, after=PIECES)
 def test_no_repeated_answer_takes_long(codec, unit, before, after):
-    """Twice as much text must not take four times as long: 300 000 signs stay below a second."""
+    """Twice as much text must not take four times as long: 300 000 signs take half a second, or else hours."""
     text = before + unit * (300_000 // len(unit)) + after
-    begin = time.process_time()
+    begin = time.thread_time()
     codec.decode(text, IMAGE, INPUT, ["label", "a"])
-    assert time.process_time() - begin < 1
+    assert time.thread_time() - begin < 3
 
 
 @by_form
 def test_reopening_a_long_answer_takes_no_longer(codec):
     text = codec.encode(Detections([[n, n, n + 50, n + 50] for n in range(400)], ["a"] * 400), IMAGE, INPUT)
-    begin = time.process_time()
+    begin = time.thread_time()
     for piece in ("]", '"}]', "}", ""):
         codec.form.reopened(text[:-1], piece)
         codec.form.reopened("[" * 100_000, piece)
         codec.form.reopened('[{"bbox_2d": [' * 10_000, piece)
-    assert time.process_time() - begin < 1
+    assert time.thread_time() - begin < 3
 
 
 def test_results_hold_labels_as_json_has_them(tmp_path, cli):
