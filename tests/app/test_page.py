@@ -77,8 +77,15 @@ def drop(browser: Browser, *files: Path) -> None:
 
 
 def found(browser: Browser) -> None:
-    press(browser, "#bt-find")
-    browser.wait("document.querySelector('.bt-found')")
+    """Ask. A press while the page is put together anew is lost, as that of a person would be, who presses again."""
+    for _ in range(6):
+        browser.run(SETTLED)
+        press(browser, "#bt-find")
+        for _ in range(150):
+            if browser.run("Boolean(document.querySelector('.bt-found'))"):
+                return
+            time.sleep(0.1)
+    raise AssertionError(f"nothing was found: {browser.complaints()}")
 
 
 @pytest.fixture
