@@ -33,6 +33,7 @@ ROOMS = {  # in the order of the way of one image; the command line has a page o
     "processes": "several processes at one piece of work",
     "documents": "JSON and YAML of strangers, as data",
     "hub": "whether the hub answers, asked once",
+    "whole_files": "files that appear whole or not at all",
     "config": "settings, and where they come from",
     "grounding": "boxes as text, and back",
     "data": "readers, samples, augmentation, synthetic pictures",

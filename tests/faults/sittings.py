@@ -41,8 +41,9 @@ class Sittings:
         return os.waitstatus_to_exitcode(status), log.read_text()
 
     def end(self) -> None:
+        self._tell(None)  # closing the pipe says nothing while a process that was forked meanwhile holds it too
         self.program.stdin.close()
-        self.program.wait()
+        self.program.wait(60)
 
     def _tell(self, content: Any) -> None:
         self.program.stdin.write(json.dumps(content) + "\n")
@@ -79,7 +80,9 @@ def serve() -> None:
     import boxtune.training.recipes
 
     for line in sys.stdin:
-        arguments, log = json.loads(line)
+        if (asked := json.loads(line)) is None:
+            return
+        arguments, log = asked
         pid = os.fork()
         if pid == 0:
             os.setsid()  # a group of its own, for signals to all of its processes

@@ -15,7 +15,6 @@ from boxtune.training.aside import (
     discard_unfinished,
     move_into,
     publish,
-    write_text,
     written_aside,
 )
 
@@ -115,13 +114,3 @@ def test_the_seal_is_last(tmp_path, monkeypatch):
         if (home / "run.json").exists():  # written at a run's start
             with pytest.raises(ModelError, match=r"is an unfinished run: use .*checkpoint-1"):
                 load_model(str(home))
-
-
-def test_small_files(tmp_path, monkeypatch):
-    path = tmp_path / "run.json"
-    write_text(path, "old é\n")
-    assert path.read_bytes() == "old é\n".encode()
-    monkeypatch.setattr(aside, "_sync_file", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(OSError, match="full"):
-        write_text(path, "new")
-    assert files(tmp_path) == {"run.json": "old é\n"}

@@ -7,13 +7,13 @@ its own `images`, also those without boxes, and `categories`. Each annotation ha
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from boxtune.detections import Detections, xyxy_to_xywh
+from boxtune.whole_files import whole_file
 
 COCO_FILE: Final = "coco.json"
 
@@ -44,15 +44,8 @@ def write_coco_dataset(path: Path, pictures: Iterable[FoundPicture], labels: Seq
     Raises:
         OSError: it cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.writelines(_texts(pictures, labels))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path) as aside, aside.open("w", encoding="utf-8") as file:
+        file.writelines(_texts(pictures, labels))
 
 
 def _texts(pictures: Iterable[FoundPicture], labels: Sequence[str]) -> Iterator[str]:

@@ -8,7 +8,6 @@ written aside and renamed, so one that is there is whole.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from boxtune.inference.detector import load_detector
 from boxtune.inference.predict import SUFFIXES, find_images, name_in, open_picture
 from boxtune.inference.prediction import AnyDetector
 from boxtune.models.fingerprint import weights_fingerprint
+from boxtune.whole_files import whole_file
 
 PICTURES: Final = "pictures.parquet"
 BOXES: Final = "boxes"
@@ -244,14 +244,8 @@ class ShardWorker:
 
 
 def _write_aside(table: pa.Table, path: Path, **options: Any) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as aside:
         pq.write_table(table, aside, **options)
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,4 @@
-"""What is saved appears whole or not at all: it is written aside, brought to the disk, and renamed.
-
-A rename within a file system is atomic (POSIX, rename). `fsync` comes before it, so that a name that is there after a
-power failure has its content, and so that a disk or a quota that is full says so while the older files still stand.
-"""
+"""Folders that appear whole or not at all: written aside, brought to the disk, and renamed, as files are."""
 
 from __future__ import annotations
 
@@ -12,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from boxtune.whole_files import sync_file
 
 UNFINISHED: Final = ".unfinished"
 """Folder inside that of a run: what is being written, or removed. Of no use to anybody once the process has ended."""
@@ -79,21 +77,6 @@ def discard(folder: Path) -> None:
     _remove_if_empty(gone.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file, UTF-8, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written; an older one stands.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        _sync_file(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 @contextmanager
 def written_aside(home: Path, name: str) -> Iterator[Path]:
     """A new folder below `UNFINISHED`; it is removed behind the `with`, whatever is left in it then."""
@@ -117,7 +100,7 @@ def sync(folder: Path) -> None:
     """
     for place, _, names in os.walk(folder):
         for name in names:
-            _sync_file(Path(place) / name)
+            sync_file(Path(place) / name)
         _sync_names(Path(place))
 
 
@@ -128,11 +111,6 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _weights(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("*.safetensors*") if path.is_file()}
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _sync_names(folder: Path) -> None:

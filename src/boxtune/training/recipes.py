@@ -22,7 +22,6 @@ from boxtune.console import say
 from boxtune.errors import ConfigError
 from boxtune.evaluation.metrics import Metrics
 from boxtune.evaluation.summary import print_metrics
-from boxtune.training.aside import write_text
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, last_checkpoint
 from boxtune.training.clock import RunClock
 from boxtune.training.damage import read_json
@@ -36,6 +35,7 @@ from boxtune.training.stages import (
     is_finished,
     verified_weights,
 )
+from boxtune.whole_files import write_text
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from boxtune.errors import ConfigError, ModelError
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.models.fingerprint import weights_fingerprint
 from boxtune.models.places import RECIPE_FILE
-from boxtune.training.aside import write_text
 from boxtune.training.callbacks.checkpoints import RUN_FILE, last_checkpoint
 from boxtune.training.resume import claim_output_dir
+from boxtune.whole_files import write_text
 
 STAGE_FILE = "stage.json"
 

@@ -12,8 +12,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from boxtune import processes
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.models.contract import RUN_FILE, Contract
-from boxtune.training.aside import discard, write_text
+from boxtune.training.aside import discard
 from boxtune.training.clock import RunClock
+from boxtune.whole_files import write_text
 
 CONFIG_FILE = "config.yaml"
 _SHARE_BETWEEN = 0.1  # of the run
