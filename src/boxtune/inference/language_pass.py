@@ -16,6 +16,7 @@ import torch
 from boxtune.collators.batch import pack
 from boxtune.collators.encode import EncodedSample
 from boxtune.inference.slots import LayerSlots
+from boxtune.models.frozen_vision import tower_features
 
 Masks = dict[str, torch.Tensor | None]
 """For each kind of layer (`full_attention`, `sliding_attention`) what is added to the scores; None where borders
@@ -98,16 +99,12 @@ def see(bare: Any, inputs: dict[str, Any], is_image: torch.Tensor) -> Seen:
         inputs: of `boxtune.collators.batch.pack`, on the model's device.
         is_image: `[T]`.
     """
-    found = bare.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True)
     words = bare.get_input_embeddings()(inputs["input_ids"])
-    vision = torch.cat(list(found.pooler_output)).to(words.dtype)
-    deepstack = getattr(found, "deepstack_features", None) or ()
+    vision, *deepstack = tower_features(bare, inputs["pixel_values"], inputs["image_grid_thw"]).to(words.dtype)
     return Seen(
         embeddings=words.masked_scatter(is_image[None, :, None], vision),
         image_places=is_image.nonzero()[:, 0],
-        deepstack=tuple(
-            (part if isinstance(part, torch.Tensor) else torch.cat(list(part))).to(words.dtype) for part in deepstack
-        ),
+        deepstack=tuple(deepstack),
         vision=vision,
     )
 

@@ -16,6 +16,7 @@ import torch
 from boxtune.collators.encode import EncodedSample
 from boxtune.inference.language_pass import Read, read_questions, run_layers, token_masks
 from boxtune.inference.slots import SlotMemory
+from boxtune.models.bare import bare_model
 from boxtune.models.compile import are_compiled, is_compile_error, release_blocks
 
 Result = TypeVar("Result")
@@ -35,7 +36,7 @@ class Steps:
     """
 
     def __init__(self, model: Any, num_slots: int, dtype: torch.dtype, *, graphs: bool) -> None:
-        self.bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.bare = bare_model(model)
         self.config, self.dtype, self.graphs = self.bare.config.get_text_config(), dtype, graphs
         self.device: torch.device = self.bare.device
         self.memory = SlotMemory(self.config, num_slots, self.device, dtype)

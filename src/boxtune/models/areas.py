@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from boxtune.errors import ModelError
+from boxtune.models.bare import bare_model
 from boxtune.models.detection_head.attached import attach
 from boxtune.models.detection_head.head import DetectionHead
 from boxtune.models.families import Family
@@ -119,7 +120,7 @@ def recompute_activations(model: Any) -> None:
     Args:
         model: of transformers, or a PeftModel around it.
     """
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = bare_model(model)
     bare.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     bare.disable_input_require_grads()
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from boxtune.models.bare import bare_model
+
 _PROGRAMS = 32
 """All blocks, of vision and language, are one function to the compiler (transformers' `GradientCheckpointingLayer`), of
 which it makes eight programs at most if it is not told otherwise; questions and single tokens have their own.
@@ -25,7 +27,7 @@ def blocks_of(model: Any, *, language: bool = True) -> list[nn.Module]:
         model: of transformers, or a PeftModel around it.
         language: whether the layers of the language model are wanted.
     """
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = bare_model(model)
     return [*(bare.model.language_model.layers if language else ()), *bare.model.visual.blocks]
 
 

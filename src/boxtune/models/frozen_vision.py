@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from transformers.utils import ModelOutput
 
+from boxtune.models.bare import bare_model
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -53,7 +55,7 @@ def is_frozen(model: Any) -> bool:
     Args:
         model: of transformers, or a PeftModel around it.
     """
-    return not any(parameter.requires_grad for parameter in _bare(model).model.visual.parameters())
+    return not any(parameter.requires_grad for parameter in bare_model(model).model.visual.parameters())
 
 
 def frozen_features(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def frozen_features(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """
     inputs = dict(inputs)
     with torch.no_grad():
-        features = _bare(model).model.get_image_features(
+        features = bare_model(model).model.get_image_features(
             inputs.pop("pixel_values"), inputs["image_grid_thw"], return_dict=True
         )
     return {**inputs, "mm_encoder_outputs": {"image": features}}
@@ -110,7 +112,7 @@ def tower_features(model: Any, pixel_values: torch.Tensor, image_grid_thw: torch
         image_grid_thw: `[pictures, 3]`.
     """
     with torch.no_grad():
-        outputs = _bare(model).model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
+        outputs = bare_model(model).model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
     layers = [outputs.pooler_output, *(getattr(outputs, "deepstack_features", None) or ())]
     return torch.stack([torch.cat(layer) for layer in layers])
 
@@ -125,7 +127,3 @@ def _in_order(pictures: Sequence[Picture], new: torch.Tensor | None, kept: torch
         for is_kept, source in ((False, new), (True, kept))
     }
     return torch.cat([next(parts[picture.is_kept]) for picture in pictures], dim=1)
-
-
-def _bare(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from boxtune.models.bare import bare_model
+
 _FAST = 8  # numbers of 16 bits in the 16 bytes that a copy of the tensor cores' operands is aligned to
 _TILE = 128
 
@@ -72,7 +74,7 @@ def pad_vision_mlps(model: Any) -> str:
     Args:
         model: of transformers, or a PeftModel around it.
     """
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = bare_model(model)
     width = getattr(bare.config.vision_config, "intermediate_size", None)
     if width is None or width % _FAST == 0:
         return ""

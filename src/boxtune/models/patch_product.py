@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from boxtune.models.bare import bare_model
+
 
 class PatchProduct(nn.Conv3d):
     """A convolution over single windows, `[N, C, T, P, P]` → `[N, E, 1, 1, 1]`, with the weights of another.
@@ -62,5 +64,5 @@ def convolve_patches(model: Any) -> None:
 
 
 def _patch_embedding(model: Any) -> Any:
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = bare_model(model)
     return bare.model.visual.patch_embed

@@ -25,6 +25,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from boxtune.models.bare import bare_model
+
 _SUFFIX = ".safetensors"
 _SETTINGS = re.compile(r"[0-9a-f]{40}")
 _UNUSED_SECONDS = 2 * 24 * 3600  # no run that is under way leaves a folder alone for so long
@@ -166,7 +168,7 @@ def settings_digest(model: Any, processor: Any, facts: Mapping[str, Any]) -> str
     import transformers
     from PIL import __version__ as pillow_version
 
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = bare_model(model)
     tower, images = bare.model.visual, processor.image_processor
     known = {
         "tower": [type(tower).__name__, bare.config.vision_config.to_dict()],

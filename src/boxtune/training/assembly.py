@@ -18,6 +18,7 @@ from boxtune.config.load import to_yaml
 from boxtune.config.schema import Config
 from boxtune.console import say
 from boxtune.data.dataset import DetectionDataset
+from boxtune.models.bare import bare_model
 from boxtune.models.contract import Contract
 from boxtune.models.load import LoadedModel
 from boxtune.training.arguments import training_arguments
@@ -198,7 +199,7 @@ def packed_sampler(
 def _estimated_bytes(
     config: Config, model: Any, collator: Collator, samples: DetectionDataset, packing: PackedSampler | None
 ) -> int:
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = bare_model(model)
     shares = token_shares(collator.encoder, samples, config.collator.labels)
     cost = step_cost(bare, config, share_of(config, held_in_training(model)), **shares)
     if packing is not None:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from boxtune import processes
+from boxtune.training.kept import kept_attributes
 
 
 class RunClock(TrainerCallback, ExportableState):
@@ -72,10 +73,8 @@ class RunClock(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take up the seconds of the sittings before."""
-        states: Any = state.stateful_callbacks  # a list until the first checkpoint, a dict after it
-        saved = states.get(type(self).__name__) if isinstance(states, dict) else None
-        if state.global_step and isinstance(saved, dict):
-            self.used_before = float(saved["attributes"]["used_before"])
+        if kept := kept_attributes(self, state):
+            self.used_before = float(kept["used_before"])
         if state.global_step and self.progress(state.global_step, state.max_steps) >= 1:
             control.should_training_stop = True  # the sitting before was ended after its last step, see the trainer
         self.started = time.monotonic()

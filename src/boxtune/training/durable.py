@@ -66,13 +66,6 @@ class DurableTrainer(Trainer):
     def verify_weights(self) -> None:
         """Called after that: weights that are no good are not saved."""
 
-    def get_train_dataloader(self) -> Any:
-        """As `Trainer.get_train_dataloader`; its processes leave signals to this one."""
-        loader = super().get_train_dataloader()
-        made = getattr(loader, "base_dataloader", loader)  # accelerate wraps it
-        made.worker_init_fn = reader_init(made.worker_init_fn)
-        return loader
-
     def _get_output_dir(self, trial: Any) -> str:
         return self._aside or super()._get_output_dir(trial)
 

@@ -18,6 +18,7 @@ from boxtune.config.schema import Config
 from boxtune.data.dataset import DetectionDataset
 from boxtune.models.adapter_arithmetic import compute_as_autocast
 from boxtune.models.attention import AttentionChoice, choose_attention, has_sliding_window, use_attention
+from boxtune.models.bare import bare_model
 from boxtune.models.compile import compile_blocks, release_blocks
 from boxtune.models.frozen_vision import is_frozen
 from boxtune.models.load import LoadedModel
@@ -77,7 +78,7 @@ def speed_up(model: Any, config: Config, device: torch.device) -> Speed:
     Raises:
         ModelError: an attention that is asked for by name does not run here.
     """
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = bare_model(model)
     wanted = config.model.speedups
     assert wanted != "auto", "fitted before"
     bf16 = auto.use_bf16(config, device)
@@ -143,7 +144,7 @@ def fit_rows(
 
 def slow_down(model: Any) -> None:
     """A model as it was before: what generates or saves next need not know how it was trained."""
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = bare_model(model)
     release_blocks(bare)
     unpad_vision_mlps(bare)
     convolve_patches(bare)

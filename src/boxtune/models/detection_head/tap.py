@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from boxtune.models.bare import bare_model
+
 
 @dataclass
 class Features:
@@ -36,7 +38,7 @@ def tapped(model: Any) -> Iterator[Features]:
     Args:
         model: a Qwen-VL of transformers with its language model's head, or a PeftModel around one.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = bare_model(model)
     features = Features()
 
     def keep_hidden(_module: Any, _args: Any, output: Any) -> None:

@@ -11,6 +11,7 @@ from transformers.trainer_callback import ExportableState
 
 from boxtune.console import say
 from boxtune.training.callbacks.checkpoints import checkpoint_folder, checkpoints
+from boxtune.training.kept import kept_attributes
 
 
 class BestCallback(TrainerCallback, ExportableState):
@@ -51,12 +52,8 @@ class BestCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take up what the sittings before have found."""
-        states: Any = state.stateful_callbacks  # a list until the first checkpoint, a dict after it
-        saved = states.get(type(self).__name__) if isinstance(states, dict) else None
-        if not state.global_step or not isinstance(saved, dict):
-            return
-        known = saved["attributes"]
-        if known["watched"] != self.watched:
+        known = kept_attributes(self, state)
+        if not known or known["watched"] != self.watched:
             return
         if self.keep and known["best_step"] is not None:
             assert args.output_dir is not None

@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 from boxtune.collators.batch import Batch
 from boxtune.collators.parts import halves, num_samples, num_tokens
 from boxtune.errors import RunError, some
+from boxtune.training.kept import kept_attributes
 
 
 class PartsCallback(TrainerCallback, ExportableState):
@@ -50,10 +51,9 @@ class PartsCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take up what the sittings before have found out."""
-        states: Any = state.stateful_callbacks  # a list until the first checkpoint, a dict after it
-        saved = states.get(type(self).__name__) if isinstance(states, dict) else None
-        if state.global_step and isinstance(saved, dict) and self.retry:
-            self.halvings = int(saved["attributes"]["halvings"])
+        kept = kept_attributes(self, state)
+        if kept and self.retry:
+            self.halvings = int(kept["halvings"])
 
     def of(self, batch: Batch) -> Iterator[Batch]:
         """The parts of a batch, one after the other; whoever takes the next has computed the one before."""

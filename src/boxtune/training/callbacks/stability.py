@@ -10,6 +10,7 @@ from transformers.trainer_callback import ExportableState
 
 from boxtune.training.callbacks.interrupt import InterruptCallback
 from boxtune.training.curves import Curves
+from boxtune.training.kept import kept_attributes
 from boxtune.training.stability import FAULTS_FILE, Stability
 
 
@@ -40,10 +41,8 @@ class StabilityCallback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Take up what the sittings before have lowered, and the first snapshot."""
-        states: Any = state.stateful_callbacks  # a list until the first checkpoint, a dict after it
-        saved = states.get(type(self).__name__) if isinstance(states, dict) else None
-        if state.global_step and isinstance(saved, dict):
-            self.stability.take_up(saved["attributes"])
+        if kept := kept_attributes(self, state):
+            self.stability.take_up(kept)
         self.stability.verify(optimizer, state.global_step)
         self.stability.take_snapshot(optimizer, state.global_step)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from boxtune.training.kept import kept_attributes
+
 if TYPE_CHECKING:
     from boxtune.training.trainer import DetectionTrainer
 
@@ -36,11 +38,9 @@ class UnloggedCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Go on with the interval."""
-        states: Any = state.stateful_callbacks  # a list until the first checkpoint, a dict after it
-        saved = states.get(type(self).__name__) if isinstance(states, dict) else None
-        if not state.global_step or not isinstance(saved, dict) or not saved["attributes"]:
+        kept = kept_attributes(self, state)
+        if not kept:
             return
-        kept = saved["attributes"]
         self.trainer._tr_loss += kept["loss_sum"]
         self.trainer._globalstep_last_logged = kept["logged_step"]
         self.trainer.terms.take_up(kept["terms"], args.device)
