@@ -102,11 +102,12 @@ def _side(side: Side, look: Look, picture: Picture, labels: Sequence[str]) -> di
 def shown_boxes(detections: Detections, picture: Picture, labels: Sequence[str]) -> list[ShownBox]:
     """The first `MAX_BOXES`, cut at the picture's border, the surest last so that they lie above."""
     height, width = picture.image.height, picture.image.width
+    inside = detections.clipped((height, width)).xyxy
     scores = detections.scores
     order = range(len(detections)) if scores is None else scores.argsort(kind="stable").tolist()
     boxes = []
     for index in list(order)[-MAX_BOXES:]:
-        x1, y1, x2, y2 = detections.clipped((height, width)).xyxy[index].tolist()
+        x1, y1, x2, y2 = inside[index].tolist()
         label = detections.labels[index]
         colour = label_colour(label, labels)
         boxes.append(

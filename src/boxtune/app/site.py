@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from typing import Any, Final
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from boxtune.app.handlers import Handlers
 from boxtune.app.page import build_page, style, theme
+from boxtune.serve.listening import is_loopback
 
 _POLICY: Final = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -77,16 +77,9 @@ def build_site(handlers: Handlers, host: str) -> FastAPI:
         css=style(),
     )
     site.add_middleware(_Guard)
-    if _is_ipv4_loopback(host):
+    if is_loopback(host) and ":" not in host:
         site.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", host])
     return site
-
-
-def _is_ipv4_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or (ipaddress.ip_address(host).is_loopback and ":" not in host)
-    except ValueError:
-        return False
 
 
 class _Guard:

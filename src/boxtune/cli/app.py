@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from boxtune.cli.options import Device, Format, Host, Port, Quantize, require_extra
+from boxtune.cli.options import Device, Format, Host, MaxMegapixels, MaxUploadMb, Port, Quantize, require_extra
 
 
 def command(
@@ -25,10 +25,8 @@ def command(
     data_format: Format = None,
     host: Host = "127.0.0.1",
     port: Port = 7860,
-    max_upload_mb: Annotated[float, typer.Option("--max-upload-mb", min=0.001, help="Largest photo, in MB.")] = 20.0,
-    max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", min=0.001, max=89, help="Largest photo, in millions of pixels.")
-    ] = 50.0,
+    max_upload_mb: MaxUploadMb = 20.0,
+    max_megapixels: MaxMegapixels = 50.0,
     device: Device = "auto",
     quantize: Quantize = "none",
 ) -> None:
@@ -58,7 +56,7 @@ def command(
     listening = listen(host, port)
     if warning := warning_of_host(host):
         say(Console(stderr=True), warning)
-    limits = UploadLimits(round(max_upload_mb * 1e6), round(max_megapixels * 1e6))
+    limits = UploadLimits.of_options(max_upload_mb, max_megapixels)
     models = Models(lambda name: load_detector(name, device, quantize=quantize))
     with tempfile.TemporaryDirectory(prefix="boxtune-app-") as folder:
         handlers = Handlers(catalogue, models, dataset, limits, Path(folder))

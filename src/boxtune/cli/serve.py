@@ -6,13 +6,23 @@ from typing import Annotated, Any
 
 import typer
 
-from boxtune.cli.options import BatchSize, Decoder, Device, Host, Labels, Port, Quantize, require_extra
+from boxtune.cli.options import (
+    BatchSize,
+    Decoder,
+    Device,
+    Host,
+    Labels,
+    MaxMegapixels,
+    MaxUploadMb,
+    Model,
+    Port,
+    Quantize,
+    require_extra,
+)
 
 
 def command(
-    model: Annotated[
-        str, typer.Option("--model", help="Folder, hub id, adapter folder, `embedded` or `tiny:FAMILY`.")
-    ] = "embedded",
+    model: Model = "embedded",
     host: Host = "127.0.0.1",
     port: Port = 8000,
     labels: Labels = None,
@@ -27,10 +37,8 @@ def command(
     timeout: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds that a request may take; then it is answered 504.")
     ] = 120.0,
-    max_upload_mb: Annotated[float, typer.Option("--max-upload-mb", min=0.001, help="Largest file, in MB.")] = 20.0,
-    max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", min=0.001, max=89, help="Largest picture, in millions of pixels.")
-    ] = 50.0,
+    max_upload_mb: MaxUploadMb = 20.0,
+    max_megapixels: MaxMegapixels = 50.0,
     device: Device = "auto",
     quantize: Quantize = "none",
 ) -> None:
@@ -52,7 +60,7 @@ def command(
     asking: dict[str, Any] = {"labels": asked, "batch_size": batch_size, "num_candidates": 0, "decoder": decoder}
     detector = load_detector(model, device, quantize=quantize, **asking)
     tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
-    limits = UploadLimits(round(max_upload_mb * 1e6), round(max_megapixels * 1e6))
+    limits = UploadLimits.of_options(max_upload_mb, max_megapixels)
     app = build_service(detector, model, ServeOptions(max_wait_ms / 1000, max_requests, timeout, limits))
     address = address_of(listening)
     say(Console(), f"{model} answers at {address}/detect; how to ask it: {address}/docs")

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from boxtune.collators.encode import EncodedSample, SampleEncoder
-from boxtune.data.conversation import ConversationStyle
 from boxtune.data.sample import Sample
 from boxtune.detections import Detections
 from boxtune.errors import ConfigError, nearest
@@ -27,7 +26,7 @@ from boxtune.inference.candidates import NUM_CANDIDATES
 from boxtune.inference.fusion import fuse
 from boxtune.inference.head_decoding import CONFIDENT, find_objects, split_confident
 from boxtune.inference.language_pass import Read, read_questions
-from boxtune.inference.prediction import Prediction, made_out
+from boxtune.inference.prediction import Prediction, asked_labels, made_out, question_style
 from boxtune.inference.steps import Steps
 from boxtune.inference.writing import Writer, stop_ids
 from boxtune.models.attention import (
@@ -37,6 +36,7 @@ from boxtune.models.attention import (
     has_sliding_window,
     use_attention,
 )
+from boxtune.models.bare import bare_model
 from boxtune.models.compile import compile_blocks
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.models.padding import pad_vision_mlps
@@ -98,9 +98,7 @@ class Detector:
         self.num_candidates = num_candidates
         self.max_new_tokens = max_new_tokens or contract.max_new_tokens
         self._num_ahead = batch_size if loaded.model.device.type == "cuda" else 0  # a CPU has no time to spare
-        self.style = ConversationStyle(
-            loaded.family.codec, self.labels, contract.prompt, contract.system, contract.box_order
-        )
+        self.style = question_style(contract, self.labels)
         self.encoder = SampleEncoder(loaded.processor, self.style)
         self.examples, self._encoded_examples = tuple(examples), [self.encoder.example(one) for one in examples]
 
@@ -121,9 +119,7 @@ class Detector:
     ) -> Iterator[Prediction]:
         """As `detect`, one by one as batches are done, with the raw text and candidates."""
         num_candidates = self.num_candidates if num_candidates is None else num_candidates
-        asked = tuple(labels) if labels is not None else self.labels
-        if not asked:
-            raise ConfigError("No labels to look for: this model was saved with none, name them with --labels a,b.")
+        asked = asked_labels(labels, self.labels)
         questions = ahead(images, lambda image: self._question(image, asked), self._num_ahead)
         if self.decoder == "head":
             while batch := list(islice(questions, self.batch_size)):
@@ -161,7 +157,7 @@ class Detector:
     @property
     def _bare(self) -> Any:
         model = self.loaded.model
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return bare_model(model)
 
     def _found(self, encoded: Sequence[EncodedSample], read: Read, labels: tuple[str, ...]) -> list[Detections]:
         """What the head finds in questions that were read."""
@@ -363,7 +359,7 @@ def own_detector(loaded: LoadedModel, **options: Any) -> Detector:
         options: of `Detector`. On a GPU the blocks are compiled after so many answers as pay for it, unless they are
             of 4 bits, or `compile_after` says something else.
     """
-    bare = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
+    bare = bare_model(loaded.model)
     bare.requires_grad_(False)
     multiply_patches(bare)
     if bare.device.type == "cuda":

@@ -9,10 +9,13 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from boxtune.data.conversation import ConversationStyle
 from boxtune.detections import Detections
+from boxtune.errors import ConfigError
 from boxtune.grounding.codec import Codec, DecodeResult
 from boxtune.inference.calibrator import Calibrator
 from boxtune.inference.decoding import Answer
+from boxtune.models.contract import Contract
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,28 @@ class AnyDetector(Protocol):
         self, images: Iterable[Image.Image], labels: Sequence[str] | None = None, *, num_candidates: int | None = None
     ) -> Iterator[Prediction]:
         """What is found in each image, in order; see `Detector.predict`."""
+
+
+def asked_labels(labels: Sequence[str] | None, own: Sequence[str]) -> tuple[str, ...]:
+    """The names to look for: those that are asked for, else the model's own.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    asked = tuple(own if labels is None else labels)
+    if not asked:
+        raise ConfigError("No labels to look for: this model was saved with none, name them with --labels a,b.")
+    return asked
+
+
+def question_style(contract: Contract, labels: tuple[str, ...]) -> ConversationStyle:
+    """Questions as the model was trained on them.
+
+    Args:
+        contract: of the model.
+        labels: that are named where a question names none of its own.
+    """
+    return ConversationStyle(contract.family.codec, labels, contract.prompt, contract.system, contract.box_order)
 
 
 def made_out(

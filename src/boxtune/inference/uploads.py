@@ -30,6 +30,11 @@ class UploadLimits:
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
 
+    @classmethod
+    def of_options(cls, max_megabytes: float, max_megapixels: float) -> UploadLimits:
+        """Limits in millions of bytes and pixels, as users give them."""
+        return cls(round(max_megabytes * 1e6), round(max_megapixels * 1e6))
+
 
 def check_upload(content: bytes, name: str, limits: UploadLimits) -> tuple[int, int]:
     """`(height, width)` in pixels of the upright picture; nothing is decoded.

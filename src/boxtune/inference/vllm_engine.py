@@ -25,13 +25,12 @@ import torch
 from PIL import Image
 
 from boxtune.collators.encode import EncodedSample, SampleEncoder
-from boxtune.data.conversation import ConversationStyle
 from boxtune.errors import ConfigError, ModelError
 from boxtune.grounding.codec import DecodeResult
 from boxtune.inference.ahead import ahead
 from boxtune.inference.calibrator import Calibrator, read_calibrator
 from boxtune.inference.decoding import answer_of
-from boxtune.inference.prediction import Prediction, made_out
+from boxtune.inference.prediction import Prediction, asked_labels, made_out, question_style
 from boxtune.inference.writing import stops_of
 from boxtune.models.contract import Contract, check_pixel_limits, default_contract
 from boxtune.models.detection_head.saving import WEIGHTS_FILE, has_head
@@ -96,9 +95,7 @@ class VllmDetector:
         self.labels = tuple(labels) if labels is not None else contract.labels
         self.batch_size, self.calibrator = batch_size, calibrator
         self.max_new_tokens = max_new_tokens or contract.max_new_tokens
-        self.style = ConversationStyle(
-            contract.family.codec, self.labels, contract.prompt, contract.system, contract.box_order
-        )
+        self.style = question_style(contract, self.labels)
         self.encoder = SampleEncoder(processor, self.style)
 
     def detect(self, images: Sequence[Image.Image], labels: Sequence[str] | None = None) -> list[DecodeResult]:
@@ -123,9 +120,7 @@ class VllmDetector:
             raise ConfigError(
                 "vLLM names no boxes after the end of an answer: ask for 0 candidates, or use engine own."
             )
-        asked = tuple(labels) if labels is not None else self.labels
-        if not asked:
-            raise ConfigError("No labels to look for: this model was saved with none, name them with --labels a,b.")
+        asked = asked_labels(labels, self.labels)
         questions = ahead(images, lambda image: self._question(image, asked), self.batch_size)
         while batch := list(islice(questions, _AT_ONCE * self.batch_size)):
             with _in_our_words("vLLM does not answer"):

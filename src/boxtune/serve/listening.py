@@ -39,13 +39,17 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is that of this machine for itself alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def warning_of_host(host: str) -> str | None:
     """A sentence where others than this machine can come in."""
-    try:
-        inside = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        inside = False
-    if inside:
+    if is_loopback(host):
         return None
     return (
         f"WARNING: {host} is open to other machines. There is no password and no encryption: whoever reaches this port "
