@@ -90,6 +90,11 @@ def place(tmp_path_factory) -> Path:
     (root / "broken.json").write_text('{"images": [')
     Image.new("RGB", (50, 50)).save(root / "photo.png")
     Image.new("RGB", (300, 1)).save(root / "wide.png")
+    for folder, num_bad in (("photos", 4), ("no-photos", 2)):
+        (root / folder).mkdir()
+        for number in range(num_bad):
+            (root / folder / f"{number}.png").write_text("no picture")
+    Image.new("RGB", (50, 50)).save(root / "photos" / "photo.png")
     save_tiny("qwen2_vl", root / "model", max_pixels=12544)
     contract = {"model_type": "qwen2_vl", "min_pixels": 3136, "max_pixels": 12544, "labels": ["a", "b"]}
     from boxtune.models.families import family
@@ -171,6 +176,11 @@ MISTAKES = {
     "no photo": ([*PREDICT, "{in}/empty"], ["No picture in {in}/empty"]),
     "no labels": (["predict", "--model", TINY, "--output-dir", "{out}", "--image", "{in}/photo.png"], ["--labels a,b"]),
     "labels that name nothing": ([*EVALUATE, "{in}/coco", "--labels", " , "], ["--labels", "a,b"]),
+    "photos that are none": ([*PREDICT, "{in}/photos"], ["4 of 5 pictures", "0.png", "And 1 more", "--on-error skip"]),
+    "no photo that is one": (
+        [*PREDICT, "{in}/no-photos", "--on-error", "skip"],
+        ["None of 2 pictures can be read", "0.png", "1.png"],
+    ),
     "photo of an impossible shape": ([*PREDICT, "{in}/wide.png"], ["wide.png", "300×1", "cut it"]),
     "broken JSON": (
         ["score", "--annotations", "{in}/broken.json", "--predictions", "{in}/broken.json"],

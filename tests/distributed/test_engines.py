@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from boxtune.inference.detector import load_detector
-from training.runs import SHORT, history, short_run, weights, write_coco
+from inference.test_pictures import torn
+from training.runs import SHORT, history, in_turn, short_run, weights, write_coco
 
 pytestmark = pytest.mark.slow
 
@@ -61,23 +59,22 @@ def cut(run: Path, copy: Path) -> Path:
     return copy
 
 
-def in_two(home: Path, commands: list[list[str]]) -> str:
-    """Run commands of boxtune one after the other in two processes; what they said."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, str(TESTS / "training" / "in_turn.py"), json.dumps(commands)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=home,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    return done.stdout + done.stderr
-
-
 def training(coco: Path, output_dir: Path, *settings: str) -> list[str]:
     return ["train", "--data", str(coco), "--output-dir", str(output_dir), *SHORT, SHARED, *settings]
+
+
+def predicting(pictures: Path, one: Path, output_dir: str, *more: str) -> list[str]:
+    asked = ["--batch-size", "2", "--model", str(one / "head"), "--decoder", "head", "--output-dir", output_dir]
+    return ["predict", "--image", str(pictures), *asked, "--coco", *more]
+
+
+def with_bad_pictures(coco: Path, folder: Path) -> Path:
+    """The pictures, some files that are none, and one whose pixels are damaged; each process meets some of them."""
+    shutil.copytree(coco, folder)
+    for name in ("0-none", "3-none"):
+        (folder / f"{name}.png").write_text("no picture")
+    torn(folder / "5-torn.png")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -93,19 +90,10 @@ def two(coco, one, tmp_path_factory) -> Path:
     commands += [
         ["train", "--resume", "--output-dir", str(of_one), SHARED],
         ["evaluate", *asked, str(one / "head"), "--decoder", "both", "--output-dir", evaluated],
-        [
-            "predict",
-            "--image",
-            str(coco),
-            *asked[2:],
-            str(one / "head"),
-            "--decoder",
-            "head",
-            "--output-dir",
-            predicted,
-        ],
+        predicting(coco, one, predicted),
+        predicting(with_bad_pictures(coco, home / "bad"), one, str(home / "predicted-bad"), "--on-error", "skip"),
     ]
-    in_two(home, commands)
+    in_turn(commands, cwd=home)
     return home
 
 
@@ -188,14 +176,23 @@ def test_an_evaluation_does_not_know_how_many_made_it(coco, one, two, tmp_path):
 def test_pictures_do_not_know_how_many_drew_them(coco, one, two, tmp_path):
     from boxtune.cli.main import app
 
-    asked = ["--batch-size", "2", "--model", str(one / "head")]
-    alone = ["predict", "--image", str(coco), *asked, "--decoder", "head", "--output-dir", str(tmp_path / "predicted")]
-    app(alone, standalone_mode=False)
+    app(predicting(coco, one, str(tmp_path / "predicted")), standalone_mode=False)
     ours, theirs = ({path.name for path in (home / "predicted").iterdir()} for home in (two, tmp_path))
     assert ours == theirs
     found, expected = (json.loads((home / "predicted" / "predictions.json").read_text()) for home in (two, tmp_path))
     assert [row["image_id"] for row in found] == [row["image_id"] for row in expected]
     torch.testing.assert_close([r["bbox"] for r in found], [r["bbox"] for r in expected], rtol=1e-4, atol=0.02)
+
+
+def test_bad_pictures_are_left_out_by_whoever_opens_them(coco, two):
+    bad, good = two / "predicted-bad", two / "predicted"
+    listed = [json.loads(line)["source"] for line in (bad / "skipped.jsonl").read_text().splitlines()]
+    assert [Path(source).name for source in listed] == ["0-none.png", "3-none.png", "5-torn.png"]
+    files = [{path.name for path in home.iterdir()} for home in (bad, good)]
+    assert files[0] - files[1] == {"skipped.jsonl"}
+    images = [json.loads((home / "coco.json").read_text())["images"] for home in (bad, good)]
+    assert images[0] == images[1]
+    assert len(images[0]) == 9
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +205,7 @@ def zero(coco, one, tmp_path_factory) -> Path:
     judged = ("evaluation.at_end=true", "data.val_split=train")  # the model that was divided is loaded from its folder
     commands = [training(coco, home / "long", three, *plain), training(coco, home / "head", two, *HEAD)]
     commands += [training(coco, home / "packed", three, *PACKED, *judged)]
-    in_two(home, commands)
+    in_turn(commands, cwd=home)
     return home
 
 

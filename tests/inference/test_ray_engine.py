@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,6 @@ import pytest
 from boxtune.errors import ConfigError, RunError
 from boxtune.inference import ray_engine
 from boxtune.inference.shards import asked_of, begin_or_go_on
-from cli.conftest import cli  # noqa: F401
 from collators.conversations import LABELS
 
 
@@ -49,9 +49,9 @@ def local_ray():
 
 
 @pytest.mark.slow
-def test_as_the_plain_command_and_gone_on_with(local_ray, cli, model_folder, photos, tmp_path):  # noqa: F811
+def test_as_the_plain_command_and_gone_on_with(local_ray, cli, model_folder, photos, tmp_path):
     folder = tmp_path / "o"
-    work = begin_or_go_on(folder, asked(model_folder, photos))
+    work = begin_or_go_on(folder, asked(model_folder, photos), "skip")
     command = [
         "predict",
         "--model",
@@ -64,19 +64,22 @@ def test_as_the_plain_command_and_gone_on_with(local_ray, cli, model_folder, pho
         "cpu",
         "--ray",
     ]
-    command += ["--shard-size", 2, "--coco"]
+    command += ["--shard-size", 2, "--coco", "--on-error", "skip"]
     ray_engine.ShardWorker(str(folder), "cpu").do(1)
     before = work.shard_file(1).stat().st_mtime_ns
     code, out, err = cli(*command, "--workers", 2)
     assert code == 0, err
     assert "1 of 3 shards were done before and are kept." in err
-    assert "1 of 5 pictures could not be read" in err
-    assert "pictures: 5; written to" in out
+    last = "pictures: 4; written to {0}; 1 bad left out, see {0}/skipped.jsonl\n"
+    assert out.endswith(last.format(folder))
     assert work.shard_file(1).stat().st_mtime_ns == before
-    (photos / "image-9.png").rename(tmp_path / "image-9.png")
-    plain = cli("predict", "--model", model_folder, "--image", photos, "--output-dir", tmp_path / "p", "--coco")
-    (tmp_path / "image-9.png").rename(photos / "image-9.png")
-    assert plain[0] == 0, plain[2]
+    plain = ("predict", "--model", model_folder, "--image", photos, "--output-dir", tmp_path / "p", "--coco")
+    code, out, err = cli(*plain, "--on-error", "skip")
+    assert code == 0, err
+    assert out.endswith(last.format(tmp_path / "p"))
+    lists = [(home / "skipped.jsonl").read_text() for home in (folder, tmp_path / "p")]
+    assert lists[0] == lists[1]
+    assert json.loads(lists[0])["id"] == str(photos / "image-9.png")
     ours, theirs = (json.loads((home / "coco.json").read_text()) for home in (folder, tmp_path / "p"))
     assert len(theirs["annotations"]) >= 3
     assert (ours["images"], ours["categories"]) == (theirs["images"], theirs["categories"])
@@ -89,13 +92,30 @@ def test_as_the_plain_command_and_gone_on_with(local_ray, cli, model_folder, pho
 
 @pytest.mark.slow
 def test_a_worker_that_fails_ends_it_in_one_line(local_ray, model_folder, photos, tmp_path):
-    work = begin_or_go_on(tmp_path / "o", asked(model_folder, photos))
+    work = begin_or_go_on(tmp_path / "o", asked(model_folder, photos), "skip")
     with pytest.raises(
         RunError, match=r"A worker failed \(.*\)\. 0 of 3 shards are done.* same command again"
     ) as error:
         list(ray_engine.do_on_ray(work, [99], device="cpu"))
     assert "\n" not in str(error.value)
     assert "row_group_indices is 99" in str(error.value)
+
+
+@pytest.mark.slow
+def test_bad_pixels_end_it_and_the_same_command_goes_on_without_them(local_ray, cli, model_folder, samples, tmp_path):
+    from inference.test_pictures import torn
+
+    for sample in samples:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        sample.image.save(tmp_path / "in" / f"{sample.id}.png")
+    torn(tmp_path / "in" / "torn.png")
+    command = ["predict", "--model", model_folder, "--image", tmp_path / "in", "--output-dir", tmp_path / "o"]
+    command += ["--ray", "--shard-size", 2, "--device", "cpu"]
+    code, _, err = cli(*command)
+    assert code == 2
+    assert re.search(r"torn\.png.*--on-error skip.* of 3 shards are done and kept", err), err
+    code, out, err = cli(*command, "--on-error", "skip")
+    assert (code, "pictures: 4;" in out, "1 bad left out" in out) == (0, True, True), err
 
 
 @pytest.mark.slow
@@ -131,27 +151,29 @@ def test_room_for_workers(resources, device, workers, expected):
         ray_engine._share(resources, device, workers)
 
 
-def test_options_that_do_not_go_together(cli, photos, tmp_path):  # noqa: F811
+def test_options_that_do_not_go_together(cli, photos, tmp_path):
     command = ["predict", "--model", "tiny:qwen2_vl", "--image", photos, "--output-dir", tmp_path / "o"]
     for more, said in (
         (["--workers", 2], "say how --ray works"),
         (["--shard-size", 5], "say how --ray works"),
         (["--ray", "--engine", "vllm"], "does not go with --ray"),
         (["--ray"], "No labels to look for"),
-        (["--ray", "--labels", "a", "--device", "cuda:1"], "Ray chooses the GPU of each worker"),
+        (["--ray", "--labels", "a"], "1 of 5 pictures cannot be read"),
+        (["--labels", "a"], "1 of 5 pictures cannot be read"),
+        (["--ray", "--labels", "a", "--device", "cuda:1", "--on-error", "skip"], "Ray chooses the GPU of each worker"),
     ):
         code, _, err = cli(*command, *more)
         assert (code, said in err) == (2, True), err
 
 
-def test_torchrun_and_ray(cli, photos, tmp_path, monkeypatch):  # noqa: F811
+def test_torchrun_and_ray(cli, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     command = ["predict", "--model", "embedded", "--image", photos, "--output-dir", tmp_path / "o", "--ray"]
     code, _, err = cli(*command)
     assert (code, "without torchrun" in err) == (2, True)
 
 
-def test_ray_that_is_not_installed(cli, photos, tmp_path, monkeypatch):  # noqa: F811
+def test_ray_that_is_not_installed(cli, photos, tmp_path, monkeypatch):
     import importlib.util
 
     found = importlib.util.find_spec

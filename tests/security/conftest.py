@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from boxtune.cli import main
 from boxtune.models.areas import LowRank, prepare_for_training
 from boxtune.models.contract import default_contract
 from boxtune.models.load import load_model
@@ -66,17 +64,3 @@ def adapter_folder(tiny_folder, tmp_path_factory) -> Path:
     loaded.processor.save_pretrained(folder)
     default_contract(loaded.contract.model_type, loaded.processor).save(folder)
     return folder
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run a command line in this process: `(exit code, stdout, stderr)`."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["boxtune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main.run()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return run

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,3 +110,33 @@ def interrupt_after(steps: int, monkeypatch) -> None:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(RunClock, "on_step_begin", on_step_end)
+
+
+def in_processes(
+    num_processes: int, program: str, *arguments: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A program in several processes, as torchrun starts them on a port that is free; it must succeed.
+
+    Args:
+        num_processes: on the CPU, of one thread each.
+        program: a file, or `-m` and a module among the arguments.
+        arguments: its own.
+        cwd: where it runs.
+    """
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+    done = subprocess.run(
+        [*launch, program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return done
+
+
+def in_turn(commands: Sequence[Sequence[str]], cwd: Path | None = None) -> str:
+    """Commands of boxtune one after the other in two processes, which import everything once; what they said."""
+    done = in_processes(2, str(Path(__file__).with_name("in_turn.py")), json.dumps(commands), cwd=cwd)
+    return done.stdout + done.stderr

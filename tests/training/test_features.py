@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from boxtune.training import features as features_module
 from boxtune.training.auto import fit_training
 from boxtune.training.features import RunFeatures, check_cache_folder, why_not
 from boxtune.training.run import train
-from training.runs import SHORT, settings, short_run, weights, write_coco
+from training.runs import SHORT, in_turn, settings, short_run, weights, write_coco
 
 each_family = pytest.mark.parametrize("model_type", FAMILIES)
 LORA = (  # of six images, two a step
@@ -155,16 +153,7 @@ def test_two_processes_share_a_folder(coco, tmp_path):
          f"model.vision_cache={cache}", "--output-dir", str(tmp_path / name)]
         for name, cache in (("without", "none"), ("filling", tmp_path / "cache"), ("reading", tmp_path / "cache"))
     ]  # fmt: skip
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, str(Path(__file__).with_name("in_turn.py")), json.dumps(runs)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    said = " ".join((done.stdout + done.stderr).split())  # lines are folded for a narrow terminal
+    said = " ".join(in_turn(runs).split())  # lines are folded for a narrow terminal
     (kept, total, _), last = [tuple(map(int, found)) for found in CAME.findall(said)]
     assert total == 14
     assert kept > 0

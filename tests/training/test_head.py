@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +23,7 @@ from boxtune.models.load import load_model
 from boxtune.models.merge import merge_adapter
 from boxtune.models.tiny import build_tiny
 from boxtune.training.head import loss_settings
-from training.runs import SHORT, history, interrupt_after, short_run, weights, write_coco
+from training.runs import SHORT, history, in_processes, interrupt_after, short_run, weights, write_coco
 
 HEAD = (
     "model.detection_head=true",
@@ -248,11 +245,7 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path):
     (data / "annotations.json").write_text(json.dumps(content))
     style = (*HEAD, "adapter.language=lora", "data.val_fraction=0")
     train = ("train", "--data", data, "--output-dir", tmp_path / "two", *SHORT, *style, "model.device=cpu")
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "boxtune")
-    command = [*map(str, (*launch, *train)), "trainer.per_device_train_batch_size=1"]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
-    assert done.returncode == 0, done.stderr
+    in_processes(2, "-m", "boxtune", *map(str, train), "trainer.per_device_train_batch_size=1")
     short_run(data, tmp_path / "one", "trainer.per_device_train_batch_size=2", *style)
     of_two, of_one = history(tmp_path / "two"), history(tmp_path / "one")
     assert len([row for row in of_two if "loss" in row]) == 4

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +14,7 @@ from boxtune.inference.detector import pick_device
 from boxtune.training.callbacks.checkpoints import last_checkpoint
 from boxtune.training.recipes import run_recipe
 from boxtune.training.resume import claim_output_dir
-from training.runs import SHORT, short_run, weights, write_coco
+from training.runs import SHORT, in_turn, short_run, weights, write_coco
 
 JUDGED = ("adapter.language=lora", "evaluation.at_end=true", "data.val_fraction=0.2")
 TIMED = ("adapter.language=lora", "trainer.max_steps=null", "trainer.minutes=0.03")
@@ -38,16 +34,7 @@ def two(coco, tmp_path_factory) -> tuple[Path, str]:
         [*train, str(home / "judged"), *JUDGED, "trainer.per_device_train_batch_size=1"],
         [*train, str(home / "timed"), *TIMED],
     ]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, str(Path(__file__).with_name("in_turn.py")), json.dumps(runs)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return home, done.stdout + done.stderr
+    return home, in_turn(runs)
 
 
 @pytest.mark.slow

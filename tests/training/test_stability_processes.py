@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from training.runs import weights, write_coco
+from training.runs import in_processes, weights, write_coco
 
 pytestmark = pytest.mark.slow
 
@@ -21,15 +18,7 @@ pytestmark = pytest.mark.slow
 def home(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     data = write_coco(folder / "coco", 12)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, str(Path(__file__).with_name("two_judges.py")), str(folder), str(data)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    in_processes(2, str(Path(__file__).with_name("two_judges.py")), str(folder), str(data))
     return folder
 
 
