@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from throughput_meter import Measured, Meter
-from throughput_setup import build, write_pictures
+from throughput_setup import add_step_arguments, build, write_pictures
 from torch import distributed
 from transformers.trainer_utils import SaveStrategy
 
@@ -151,11 +151,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--row", choices=tuple(ROWS), help="this one, in these processes")
     parser.add_argument("--rows", default=",".join(BY_DEFAULT), help=f"beginnings of names, of {', '.join(ROWS)}")
     parser.add_argument("--row-seconds", type=float, default=240, help="that a row may take")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--workers", type=int, default=8, help="of each process")
-    parser.add_argument("--budget", type=int, default=8192, help="tokens of a packed row")
+    add_step_arguments(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY.SUB=VALUE", help="other settings, for all rows")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and small pictures, for a CPU")
     return parser.parse_args()

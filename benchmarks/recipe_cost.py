@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from throughput_meter import Measured, Meter
-from throughput_setup import build, write_pictures
+from throughput_setup import add_step_arguments, build, write_pictures
 
 from boxtune.config.load import load_config
 from boxtune.config.recipes import stage_configs
@@ -108,12 +108,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work-dir", type=Path, help="where model and pictures lie; a temporary folder by default")
     parser.add_argument("--row", choices=tuple(ROWS), help="this one, in this process")
     parser.add_argument("--rows", help="beginnings of names, with commas; all by default")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--workers", type=int, default=8)
+    add_step_arguments(parser)
     parser.add_argument("--memory", choices=("fast", "small"), default="fast", help="small: with checkpointing")
-    parser.add_argument("--budget", type=int, default=8192, help="tokens of a packed row")
     parser.add_argument("overrides", nargs="*", metavar="KEY.SUB=VALUE", help="other settings, for all rows")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and small pictures, for a CPU")
     return parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,20 @@ SHAPES = {
         },
     },
 }
+
+
+def add_step_arguments(parser: argparse.ArgumentParser, steps: int = 8) -> None:
+    """What every script that times steps of training can be told.
+
+    Args:
+        parser: gets them.
+        steps: by default.
+    """
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--warmup", type=int, default=3, help="steps before those that count")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=8, help="that read pictures, of each process")
+    parser.add_argument("--budget", type=int, default=8192, help="tokens of a packed row")
 
 
 def build(name: str, device: torch.device) -> LoadedModel:

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from throughput_meter import Measured, Meter, matmul_peak
-from throughput_setup import build, restore, write_pictures
+from throughput_setup import add_step_arguments, build, restore, write_pictures
 
 from boxtune.collators.lengths import token_shares
 from boxtune.config.load import load_config
@@ -343,12 +343,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="7b", help="7b, tiny, or anything that boxtune train takes")
     parser.add_argument("--rows", help="beginnings of names, with commas; all by default")
     parser.add_argument("--train", choices=("lora", "full"), default="lora")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--images", type=int, default=256)
+    add_step_arguments(parser, steps=12)
     parser.add_argument("--repeats", type=int, default=1, help="turns that the rows take")
-    parser.add_argument("--budget", type=int, default=8192, help="tokens of a packed row")
-    parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and small pictures, a few steps")
     return parser.parse_args()
