@@ -19,8 +19,10 @@ quickstart: setup
 	rm -rf runs/quickstart
 	$(BIN)/boxtune quickstart --output-dir runs/quickstart
 
+# processes that share the tests; 0 has them all in one
+WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 quality: setup
 	$(BIN)/ruff check .
@@ -47,7 +49,7 @@ docs: setup
 # executed copies, with their pictures, come to notebooks/runs; the notebooks stay without outputs
 notebooks: setup
 	mkdir -p notebooks/runs
-	$(BIN)/jupyter-execute --output=runs/{notebook_name} notebooks/*.ipynb
+	printf '%s\n' notebooks/*.ipynb | OMP_NUM_THREADS=1 xargs -n 1 -P 2 $(BIN)/jupyter-execute --output=runs/{notebook_name}
 
 clean:
 	rm -rf $(VENV) runs notebooks/runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/fuzz/found

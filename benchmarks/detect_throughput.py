@@ -38,7 +38,7 @@ from boxtune.models.detection_head.config import fitted_to
 from boxtune.models.detection_head.head import DetectionHead
 from boxtune.models.load import LoadedModel
 
-HEAD = "detection head, compiled"
+HEAD = "detection head"
 
 
 def by_generate(
@@ -79,10 +79,18 @@ def by_head(detector: Detector, images: Sequence[Image.Image]) -> list[str]:
     return [str(len(prediction.candidates)) for prediction in detector.predict(images)]
 
 
-def random_head(loaded: LoadedModel) -> DetectionHead:
-    """A head of the size that it has by default."""
+def random_head(loaded: LoadedModel, language_layers: int | None) -> DetectionHead:
+    """A head of the size that it has by default, which reads the language model behind some of its layers, or all."""
     end = loaded.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    return DetectionHead(fitted_to(loaded.model.config.get_text_config(), end)).to(loaded.model.device).eval()
+    config = fitted_to(loaded.model.config.get_text_config(), end, language_layers=language_layers)
+    return DetectionHead(config).to(loaded.model.device).eval()
+
+
+def depths(asked: str, num_layers: int) -> dict[str, int | None]:
+    """`all,half,0` → what to call a head, and the layers that it reads behind."""
+    words = {"all": None, "half": num_layers // 2}
+    layers = [words[one] if one in words else int(one) for one in asked.split(",")]
+    return {HEAD if one is None else f"{HEAD} behind layer {one}": one for one in layers}
 
 
 def timed(act: Callable[[], list[str]], repeats: int, device: torch.device) -> tuple[float, list[float], list[str]]:
@@ -129,12 +137,12 @@ def measure(args: argparse.Namespace, loaded: LoadedModel, images: Sequence[Imag
         texts[name, batch] = answers
         rate = number / statistics.median(times)
         peer = rows.get(("generate", batch))
-        is_text = peer and name != HEAD
+        is_text = peer and not name.startswith(HEAD)
         agreed = common_share(texts[name, batch], texts["generate", batch]) if is_text else float("nan")
         rows[name, batch] = {"images_per_second": rate, "seconds": times, "first_seconds": first, "agreement": agreed}
         ratio = rate / (peer or rows[name, batch])["images_per_second"]
         print(
-            f"{name:26s} batches of {batch:2d} {rate:7.2f} img/s, {ratio:5.2f} × generate, {agreed:4.0%} agrees, "
+            f"{name:32s} batches of {batch:2d} {rate:7.2f} img/s, {ratio:5.2f} × generate, {agreed:4.0%} agrees, "
             f"first round {first:.1f} s",
             flush=True,
         )
@@ -167,13 +175,15 @@ def measure(args: argparse.Namespace, loaded: LoadedModel, images: Sequence[Imag
             gc.collect()
             torch._dynamo.reset()
     if "head" in wanted:
-        with_head = replace(loaded, head=random_head(loaded))
-        for batch in args.batches:
-            some = list(images)[: max(2, args.images_alone)] if batch == 1 else list(images)
-            detector = own_detector(with_head, labels=labels, batch_size=batch, decoder="head")
-            if device.type == "cuda":
-                detector.compile()
-            row(HEAD, batch, lambda some=some, detector=detector: by_head(detector, some), len(some))
+        num_layers = loaded.model.config.get_text_config().num_hidden_layers
+        for name, layers in depths(args.head_layers, num_layers).items():
+            with_head = replace(loaded, head=random_head(loaded, layers))
+            for batch in args.batches:
+                some = list(images)[: max(2, args.images_alone)] if batch == 1 else list(images)
+                detector = own_detector(with_head, labels=labels, batch_size=batch, decoder="head")
+                if device.type == "cuda":
+                    detector.compile()
+                row(name, batch, lambda some=some, detector=detector: by_head(detector, some), len(some))
 
 
 def parse() -> argparse.Namespace:
@@ -182,6 +192,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="7b", help="7b, tiny, or anything that boxtune loads")
     parser.add_argument("--data", help="pictures of a data set instead of random ones")
     parser.add_argument("--rows", default="generate,static,detect,head", help="which of these")
+    parser.add_argument("--head-layers", default="all,half,0", help="of the language model that heads read behind")
     parser.add_argument("--batches", default="32,1", help="answers at a time, with commas")
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--images-alone", type=int, default=8, help="pictures for batches of one")

@@ -13,7 +13,8 @@ from benchmarks.test_train_throughput import run
 def test_rows_of_both(tmp_path):
     said = run("detect_throughput.py", "--output-dir", str(tmp_path))
     rows = json.loads((tmp_path / "detect.json").read_text())
-    names = ("generate", "generate, static cache", "detect", "detection head, compiled")
+    heads = ("detection head", "detection head behind layer 1", "detection head behind layer 0")
+    names = ("generate", "generate, static cache", "detect", *heads)
     assert set(rows) == {f"{name}, {batch}" for name in names for batch in (32, 1)}, said
     assert all(figures["images_per_second"] > 0 for figures in rows.values())
     assert rows["detect, 32"]["agreement"] == rows["detect, 1"]["agreement"] == 1.0

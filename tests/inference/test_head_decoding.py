@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from boxtune.collators.batch import pad
+from boxtune.collators.objects import memory_of
 from boxtune.data.dataset import load_dataset
 from boxtune.detections import Detections
 from boxtune.errors import ConfigError
@@ -17,6 +19,9 @@ from boxtune.inference.fusion import fuse
 from boxtune.inference.head_decoding import CONFIDENT, split_confident
 from boxtune.models.detection_head.config import fitted_to
 from boxtune.models.detection_head.head import DetectionHead
+from boxtune.models.detection_head.memory import gather_memory
+from boxtune.models.detection_head.results import found_objects
+from boxtune.models.detection_head.tap import tapped
 from boxtune.models.families import FAMILIES
 from collators.conversations import LABELS
 from training.runs import short_run, write_coco
@@ -24,12 +29,13 @@ from training.runs import short_run, write_coco
 each_family = pytest.mark.parametrize("model_type", FAMILIES)
 
 
-def with_head(detector: Detector, decoder: str = "head", **options) -> Detector:
+def with_head(detector: Detector, decoder: str = "head", language_layers: int | None = None, **options) -> Detector:
     """A detector with a new head, which finds nothing of use, but finds something."""
     loaded = detector.loaded
     text = loaded.model.config.get_text_config()
     torch.manual_seed(0)
-    head = DetectionHead(fitted_to(text, loaded.processor.tokenizer.eos_token_id, num_queries=5, dropout=0.3)).eval()
+    sizes = {"num_queries": 5, "dropout": 0.3, "language_layers": language_layers}
+    head = DetectionHead(fitted_to(text, loaded.processor.tokenizer.eos_token_id, **sizes)).eval()
     options = {"labels": LABELS, "max_new_tokens": 120, "decoder": decoder, **options}
     return Detector(dataclasses.replace(loaded, head=head), **options)
 
@@ -51,6 +57,58 @@ def test_batches_change_nothing_and_nothing_is_generated(taught, samples, model_
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
         assert (one.xyxy >= 0).all()
         assert (one.xyxy <= np.array([*sample.image_hw[::-1], *sample.image_hw[::-1]])).all()
+
+
+@pytest.mark.parametrize("layers", [None, 0, 1])
+@each_family
+def test_it_reads_what_it_was_trained_on(taught, samples, model_type, layers):
+    """And no layer behind that is run, where nothing is written."""
+    detector = with_head(taught(model_type), language_layers=layers)
+    bare, head = detector.loaded.model, detector.loaded.head
+    language = bare.model.language_model
+    run = []
+    watches = [
+        layer.register_forward_hook(lambda *_, index=index: run.append(index))
+        for index, layer in enumerate(language.layers)
+    ]
+    found = everything(detector.predict([samples[2].image]))[0]
+    for watch in watches:
+        watch.remove()
+    assert run == list(range(len(language.layers)))[:layers]
+    encoded = detector.encoder.question(samples[2].image.convert("RGB"), LABELS, [])
+    inputs, _ = pad([encoded], [encoded.input_ids], detector.loaded.processor.tokenizer.pad_token_id)
+    with torch.no_grad(), tapped(bare, layers) as features:
+        bare(**inputs, use_cache=False)
+        index = {
+            name: torch.as_tensor(part)
+            for name, part in memory_of([encoded], inputs, detector.loaded.processor).items()
+        }
+        outputs = head(gather_memory(*features.both, index))
+    expected = found_objects(
+        head,
+        outputs,
+        [encoded.image_hw],
+        bare.get_input_embeddings().weight,
+        detector.loaded.processor.tokenizer,
+        labels=LABELS,
+        min_objectness=0.01,
+    )[0]
+    np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=1e-2)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_text_and_head_at_different_depths(taught, samples, layers):
+    images = [sample.image for sample in samples]
+    text, head, both = (
+        list(with_head(taught("qwen2_vl"), decoder, layers).predict(images)) for decoder in ("text", "head", "both")
+    )
+    for of_text, of_head, of_both in zip(text, head, both, strict=True):
+        assert of_both.text == of_text.text != ""
+        written = of_text.result.detections.joined(of_text.candidates)
+        expected = fuse(written, of_head.result.detections.joined(of_head.candidates))
+        found = of_both.result.detections.joined(of_both.candidates)
+        np.testing.assert_allclose(sorted(map(tuple, found.xyxy)), sorted(map(tuple, expected.xyxy)), atol=1e-2)
 
 
 def test_what_the_head_is_sure_of_is_its_answer():

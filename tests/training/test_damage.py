@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -58,6 +59,63 @@ def test_damage_is_named(run, tmp_path, damage, name, said):
     (folder / "checkpoint-3" / "optimizer.pt").write_text("text")
     with pytest.raises(ConfigError, match="Remove this checkpoint and start the run again"):
         check_whole(folder / "checkpoint-3")
+
+
+def change_states(checkpoint, change) -> None:
+    """Change what callbacks have kept; the file has no other size that would tell."""
+    (checkpoint / "sizes.json").unlink(missing_ok=True)
+    path = checkpoint / "trainer_state.json"
+    content = json.loads(path.read_text())
+    change(content["stateful_callbacks"])
+    path.write_text(json.dumps(content))
+
+
+NAMES = ["PartsCallback", "RunClock", "StabilityCallback", "TrainerControl", "UnloggedCallback"]
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        (dict.clear, "TrainerControl"),
+        *((lambda states, name=name: states.pop(name), name) for name in NAMES),
+        (lambda states: states.update(TrainerControl=[]), "TrainerControl"),
+        (lambda states: states["TrainerControl"].pop("args"), "TrainerControl"),
+        (lambda states: states["UnloggedCallback"].pop("attributes"), "UnloggedCallback"),
+        (lambda states: states["RunClock"]["attributes"].clear(), "RunClock"),
+        (lambda states: states["PartsCallback"]["attributes"].clear(), "PartsCallback"),
+        (lambda states: states["StabilityCallback"]["attributes"].pop("lowered"), "StabilityCallback"),
+    ],
+)
+def test_a_checkpoint_that_lost_what_callbacks_kept(run, tmp_path, change, lost):
+    folder = shutil.copytree(run / "o", tmp_path / "o")
+    (folder / "boxtune.json").unlink()
+    kept = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert sorted(kept) == NAMES
+    change_states(folder / "checkpoint-4", lambda states: None)
+    check_whole(folder / "checkpoint-4")
+    change_states(folder / "checkpoint-4", change)
+    said = rf"checkpoint-4 is damaged: trainer_state\.json has lost what {lost} had kept\. Remove this .* to go on from"
+    with pytest.raises(ConfigError, match=said):
+        short_run(run / "data", folder, resume=True)
+    shutil.rmtree(folder / "checkpoint-4")
+    assert short_run(run / "data", folder, "trainer.save_steps=1", resume=True)[0].num_steps == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["evaluation.keep_best=true", "trainer.early_stopping_patience=9"])
+def test_a_checkpoint_that_lost_the_best_weights_so_far(tmp_path, setting):
+    folder = tmp_path / "o"
+    watching = (setting, "evaluation.every=2", "evaluation.watch_images=2", "trainer.save_steps=2")
+    short_run(write_coco(tmp_path / "data", 8), folder, *watching)
+    last = sorted(folder.glob("checkpoint-*"))[-1]
+    change_states(last, lambda states: None)
+    check_whole(last)
+    change_states(last, lambda states: states["BestCallback"]["attributes"].pop("best_map"))
+    with pytest.raises(ConfigError, match="has lost what BestCallback had kept"):
+        check_whole(last)
+    change_states(last, lambda states: states.pop("BestCallback"))
+    with pytest.raises(ConfigError, match="has lost what BestCallback had kept"):
+        check_whole(last)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.5, 0.9, 0.99])

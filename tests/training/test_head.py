@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 from pathlib import Path
@@ -18,10 +19,12 @@ from boxtune.errors import ConfigError, ModelError
 from boxtune.inference.detector import load_detector
 from boxtune.losses.detection import DetectionLossConfig
 from boxtune.losses.matching import MatchingCosts
+from boxtune.models import compile as compile_module
 from boxtune.models.detection_head.saving import CONFIG_FILE, WEIGHTS_FILE, read_head_config
 from boxtune.models.load import load_model
 from boxtune.models.merge import merge_adapter
 from boxtune.models.tiny import build_tiny
+from boxtune.training import speed as speed_module
 from boxtune.training.head import loss_settings
 from training.runs import SHORT, history, in_processes, interrupt_after, short_run, weights, write_coco
 
@@ -227,6 +230,8 @@ def test_merging_keeps_the_head(unbroken, coco, tmp_path, dtype):
         pytest.param(("collator.labels=all_text",), id="all text"),
         pytest.param(("detection_head.queries=learned", "detection_head.loss.auxiliary=false"), id="learned queries"),
         pytest.param(("collator.batching=packed", "collator.token_budget=200"), id="rows by tokens"),
+        pytest.param(("detection_head.language_layers=1", "adapter.language=lora"), id="behind the first layer"),
+        pytest.param(("detection_head.language_layers=0", *FROZEN), id="in front of the language model"),
     ],
 )
 def test_it_goes_with(style, coco, tmp_path):
@@ -268,6 +273,18 @@ def test_a_speedup_changes_nothing(coco, unbroken, tmp_path):
     """A frozen tower outside of the model's forward gives the head what it gave inside."""
     short_run(coco, tmp_path / "o", *HEAD, *FROZEN, "model.speedups=[]")
     for fast, slow in zip(history(unbroken["frozen"][0]), history(tmp_path / "o"), strict=True):
+        for name in (name for name in fast if name.startswith("loss")):
+            assert fast[name] == pytest.approx(slow[name], rel=1e-4)
+
+
+def test_the_layer_that_is_watched_is_not_compiled(coco, tmp_path, monkeypatch):
+    eager = functools.partial(compile_module.compile_blocks, backend="eager")
+    monkeypatch.setattr(speed_module, "compile_blocks", eager)
+    style = (*HEAD, "detection_head.language_layers=1")
+    short_run(coco, tmp_path / "plain", *style, "model.speedups=[]")
+    _, said = short_run(coco, tmp_path / "compiled", *style, "model.speedups=[compiled_blocks]")
+    assert "blocks compiled" in said
+    for fast, slow in zip(history(tmp_path / "compiled"), history(tmp_path / "plain"), strict=True):
         for name in (name for name in fast if name.startswith("loss")):
             assert fast[name] == pytest.approx(slow[name], rel=1e-4)
 

@@ -194,6 +194,11 @@ class HeadConfig(Section):
     )
     max_label_tokens: Count | Auto = Field("auto", description="Longest label in tokens, its end included; auto: 32.")
     dropout: Annotated[float, Field(ge=0, lt=1)] | Auto = Field("auto", description="In every layer; auto: 0.")
+    language_layers: Annotated[int, Field(ge=0)] | Auto | None = Field(
+        "auto",
+        description="Layers of the language model that the head reads behind; fewer are faster where the head alone is "
+        "asked. 0: none, but the vision tower's tokens; auto: all, null.",
+    )
     loss: HeadLossConfig = HeadLossConfig()
 
 

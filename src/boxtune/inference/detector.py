@@ -159,6 +159,11 @@ class Detector:
         model = self.loaded.model
         return bare_model(model)
 
+    @property
+    def _tap(self) -> int | None:
+        head = self.loaded.head
+        return None if head is None or self.decoder == "text" else head.config.language_layers
+
     def _found(self, encoded: Sequence[EncodedSample], read: Read, labels: tuple[str, ...]) -> list[Detections]:
         """What the head finds in questions that were read."""
         return find_objects(self.loaded, encoded, read, None if self.free_labels else labels)
@@ -166,7 +171,8 @@ class Detector:
     def _looked_at(self, encoded: Sequence[EncodedSample], labels: tuple[str, ...]) -> list[Prediction]:
         """What the head finds, and nothing is written."""
         with self._asking(), torch.inference_mode():
-            found = self._found(encoded, read_questions(self._bare, encoded), labels)
+            read = read_questions(self._bare, encoded, tap=self._tap, to_the_end=False)
+            found = self._found(encoded, read, labels)
         return [_seen(*split_confident(boxes)) for boxes in found]
 
     def _written(
@@ -207,7 +213,8 @@ class Detector:
             steps = None
         if steps is None or steps.memory.num_slots != self.batch_size:
             with torch.inference_mode():
-                steps = Steps(model, self.batch_size, torch.bfloat16 if on_gpu else model.dtype, graphs=on_gpu)
+                dtype = torch.bfloat16 if on_gpu else model.dtype
+                steps = Steps(model, self.batch_size, dtype, graphs=on_gpu, tap=self._tap)
         try:
             yield steps
         except GeneratorExit:  # a stream that is left in its middle; any other error may have struck within a step

@@ -42,7 +42,7 @@ def find_objects(
     index: Any = {name: tensor.to(model.device) for name, tensor in where.items()}
     return found_objects(
         head,
-        head(gather_memory(read.hidden, read.vision, index)),
+        head(gather_memory(read.tapped, read.vision, index)),
         [sample.image_hw for sample in encoded],
         model.get_input_embeddings().weight,
         loaded.processor.tokenizer,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,14 +47,16 @@ class Read:
 
     Attributes:
         packed: the batch, of `boxtune.collators.batch.pack`, on the CPU.
-        hidden: `[1, T, H]` states after the last norm.
+        hidden: `[1, T, H]` states after the last norm; None where nothing is to be written.
+        tapped: `[1, T, H]` states behind the layers that were asked for; the same as `hidden` where none were.
         vision: `[I, H]` merged features of the images.
         positions: `[4, T]` a count within each question, time, row and column.
         last: `[n]` place of each question's last token.
     """
 
     packed: dict[str, Any]
-    hidden: torch.Tensor
+    hidden: torch.Tensor | None
+    tapped: torch.Tensor
     vision: torch.Tensor
     positions: torch.Tensor
     last: torch.Tensor
@@ -63,7 +66,14 @@ MemoryFor = Callable[[torch.Tensor], Sequence[LayerSlots]]
 """Positions `[4, T]` of the packed tokens → where each layer keeps them."""
 
 
-def read_questions(bare: Any, samples: Sequence[EncodedSample], memory_for: MemoryFor | None = None) -> Read:
+def read_questions(
+    bare: Any,
+    samples: Sequence[EncodedSample],
+    memory_for: MemoryFor | None = None,
+    *,
+    tap: int | None = None,
+    to_the_end: bool = True,
+) -> Read:
     """One pass over questions in a packed row.
 
     Args:
@@ -71,6 +81,8 @@ def read_questions(bare: Any, samples: Sequence[EncodedSample], memory_for: Memo
             `boxtune.models.attention.choose_for_questions`).
         samples: questions.
         memory_for: None keeps nothing.
+        tap: layers that `tapped` has gone through; None: all, and the last norm.
+        to_the_end: False leaves out the layers behind `tap`.
     """
     merge = bare.config.vision_config.spatial_merge_size
     packed, _ = pack(samples, [sample.input_ids for sample in samples], merge)
@@ -79,16 +91,18 @@ def read_questions(bare: Any, samples: Sequence[EncodedSample], memory_for: Memo
     seen, positions = see(bare, inputs, is_image), inputs["position_ids"][:, 0]
     config, borders = bare.config.get_text_config(), inputs["cu_seq_lens_q"]
     told = {name: inputs[name] for name in inputs if name.startswith(("cu_seq", "max_length"))}
-    hidden = run_layers(
+    run = partial(
+        run_layers,
         bare,
-        seen.embeddings,
-        positions[1:, None],
-        None if memory_for is None else memory_for(positions),
-        packed_masks(config, borders, seen.embeddings.dtype),
+        positions=positions[1:, None],
+        memory=None if memory_for is None else memory_for(positions),
+        masks=packed_masks(config, borders, seen.embeddings.dtype),
         seen=seen,
         borders={} if sliding_window(config) else told,
     )
-    return Read(packed, hidden, seen.vision, positions, borders[1:].long() - 1)
+    tapped = run(seen.embeddings, end=tap)
+    hidden = tapped if tap is None else run(tapped, begin=tap) if to_the_end else None
+    return Read(packed, hidden, tapped, seen.vision, positions, borders[1:].long() - 1)
 
 
 def see(bare: Any, inputs: dict[str, Any], is_image: torch.Tensor) -> Seen:
@@ -118,23 +132,26 @@ def run_layers(
     *,
     seen: Seen | None = None,
     borders: dict[str, Any] | None = None,
+    begin: int = 0,
+    end: int | None = None,
 ) -> torch.Tensor:
     """`[B, L, H]` embeddings → `[B, L, H]` states after the last norm.
 
     Args:
         bare: model of transformers.
-        embeddings: of this pass's tokens.
+        embeddings: of this pass's tokens; what an earlier part of the pass has come to, where it does not begin at 0.
         positions: `[3, B, L]` time, row and column.
         memory: of each layer; None keeps nothing.
         masks: by kind of layer.
         seen: where the tokens are packed questions.
         borders: of samples in a packed row, as attention kernels take them.
+        begin, end: layers from, and up to; None: all that follow, and the last norm.
     """
     language = bare.model.language_model
     kinds = getattr(language.config, "layer_types", None) or ["full_attention"] * len(language.layers)
     hidden, rotary = embeddings, language.rotary_emb(embeddings, positions)
     kept: Sequence[LayerSlots | None] = memory or [None] * len(language.layers)
-    for index, (layer, slots) in enumerate(zip(language.layers, kept, strict=True)):
+    for index, (layer, slots) in list(enumerate(zip(language.layers, kept, strict=True)))[begin:end]:
         hidden = layer(
             hidden,
             attention_mask=masks[kinds[index]],
@@ -144,7 +161,7 @@ def run_layers(
         )
         if seen is not None and index < len(seen.deepstack):
             hidden = hidden.index_add(1, seen.image_places, seen.deepstack[index][None])
-    return language.norm(hidden)
+    return language.norm(hidden) if end is None else hidden
 
 
 def packed_masks(config: Any, borders: torch.Tensor, dtype: torch.dtype) -> Masks:

@@ -30,13 +30,14 @@ class Steps:
         num_slots: answers at a time.
         dtype: that the step computes in.
         graphs: record steps as CUDA graphs.
+        tap: of what is read of questions; see `read_questions`.
 
     Attributes:
         log_probs: `[N, V]` of the last choice in every slot.
     """
 
-    def __init__(self, model: Any, num_slots: int, dtype: torch.dtype, *, graphs: bool) -> None:
-        self.bare = bare_model(model)
+    def __init__(self, model: Any, num_slots: int, dtype: torch.dtype, *, graphs: bool, tap: int | None = None) -> None:
+        self.bare, self.tap = bare_model(model), tap
         self.config, self.dtype, self.graphs = self.bare.config.get_text_config(), dtype, graphs
         self.device: torch.device = self.bare.device
         self.memory = SlotMemory(self.config, num_slots, self.device, dtype)
@@ -76,7 +77,10 @@ class Steps:
             self.forget()
         place = torch.tensor(slots, device=self.device)
         row = place.repeat_interleave(torch.tensor(lengths, device=self.device), output_size=sum(lengths))
-        read = read_questions(self.bare, samples, lambda at: self.memory.views(row, at[0], looks_back=False))
+        read = read_questions(
+            self.bare, samples, lambda at: self.memory.views(row, at[0], looks_back=False), tap=self.tap
+        )
+        assert read.hidden is not None
         chosen, best, log_probs = self._choose(read.hidden[0, read.last])
         end = read.positions[:, read.last]
         self.tokens[place], self.lengths[place], self.active[place] = chosen, end[0] + 1, 1

@@ -31,18 +31,22 @@ def blocks_of(model: Any, *, language: bool = True) -> list[nn.Module]:
     return [*(bare.model.language_model.layers if language else ()), *bare.model.visual.blocks]
 
 
-def compile_blocks(model: Any, backend: str = "inductor", *, language: bool = True) -> None:
+def compile_blocks(
+    model: Any, backend: str = "inductor", *, language: bool = True, apart: nn.Module | None = None
+) -> None:
     """Have every block compiled at its first call.
 
     Args:
         model: of transformers, or a PeftModel around it.
         backend: of `torch.compile`.
         language: the layers of the language model too, not only the blocks of the vision tower.
+        apart: a block that stays as it is, since others watch it run.
     """
     limits = torch._dynamo.config  # type: ignore[attr-defined]
     limits.recompile_limit = max(limits.recompile_limit, _PROGRAMS)
     for block in blocks_of(model, language=language):
-        block.compile(dynamic=True, backend=backend)
+        if block is not apart:
+            block.compile(dynamic=True, backend=backend)
 
 
 def release_blocks(model: Any) -> None:

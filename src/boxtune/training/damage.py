@@ -15,13 +15,18 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import TrainerState
+from transformers import TrainerControl, TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from boxtune.config.load import flatten, read_yaml
 from boxtune.documents import parse_json
 from boxtune.errors import ConfigError, ModelError
+from boxtune.training.callbacks.best import BestCallback
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, checkpoints
+from boxtune.training.callbacks.parts import PartsCallback
+from boxtune.training.callbacks.stability import StabilityCallback
+from boxtune.training.callbacks.unlogged import UnloggedCallback
+from boxtune.training.clock import RunClock
 
 # Of each at least one; a sharded optimizer has other names, but begins so.
 _NEEDED: Final = (
@@ -33,6 +38,19 @@ _NEEDED: Final = (
     ("optimizer*", "global_step*"),
     ("*.safetensors", "pytorch_model_fsdp*"),
 )
+
+# Who keeps something in every trainer_state.json, and attributes that must be there: a clock without its time would
+# begin anew, and the next checkpoint would fail for a callback that is not named (transformers, `_save_checkpoint`).
+_KEPT: Final[dict[str, set[str]]] = {
+    TrainerControl.__name__: set(),
+    RunClock.__name__: {"used_before"},
+    PartsCallback.__name__: {"halvings"},
+    StabilityCallback.__name__: {"lowered"},
+    UnloggedCallback.__name__: set(),
+}
+_KEPT_OF_BEST: Final = {
+    BestCallback.__name__: {"watched", "best_map", "best_step", "num_without_gain", "num_evaluations"},
+}
 
 
 SIZES_FILE: Final = "sizes.json"
@@ -152,8 +170,8 @@ def _damage(path: Path) -> str | None:
             return "is cut or no file of torch"
         if path.suffix in (".pt", ".pth"):
             return _strange_content(path)
-        if path.suffix == ".json" and not _is_as_written(path.name, parse_json(path.read_bytes())):
-            return "is not what a training writes"
+        if path.suffix == ".json":
+            return _strange_json(path, parse_json(path.read_bytes()))
         if path.suffix == ".yaml" and (reason := _cut(path)) is not None:
             return f"cannot be read ({reason})"
     except UnpicklingError:  # whose message tells how to read it nevertheless
@@ -175,16 +193,30 @@ def _strange_content(path: Path) -> str | None:
     return None if isinstance(content, dict) else "is not what a training writes"
 
 
-def _is_as_written(name: str, content: Any) -> bool:
-    """Whether a JSON file of a checkpoint has what going on takes from it."""
-    if name == RUN_FILE:
+def _strange_json(path: Path, content: Any) -> str | None:
+    """What going on takes from a JSON file of a checkpoint, and does not find in it."""
+    strange = "is not what a training writes"
+    if path.name == RUN_FILE:
         data = content.get("data") if isinstance(content, dict) else None
-        return isinstance(data, dict) and isinstance(data.get("fingerprint"), str)
-    if name != "trainer_state.json":
-        return True
+        return None if isinstance(data, dict) and isinstance(data.get("fingerprint"), str) else strange
+    if path.name != "trainer_state.json":
+        return None
     known = {field.name for field in dataclasses.fields(TrainerState)}
     if not isinstance(content, dict) or not content.keys() <= known:
-        return False
-    step, rows = content.get("global_step"), content.get("log_history")
+        return strange
+    step, rows, states = (content.get(name) for name in ("global_step", "log_history", "stateful_callbacks"))
     rows_fit = isinstance(rows, list) and all(isinstance(row, dict) and "step" in row for row in rows)
-    return isinstance(step, int) and isinstance(content.get("stateful_callbacks"), dict) and rows_fit
+    if not (isinstance(step, int) and isinstance(states, dict) and rows_fit):
+        return strange
+    return _lost_state(path.parent, states)
+
+
+def _lost_state(checkpoint: Path, states: dict[str, Any]) -> str | None:
+    settings = dict(flatten(read_yaml(checkpoint / CONFIG_FILE)))
+    has_best = settings.get("evaluation.keep_best") or settings.get("trainer.early_stopping_patience") is not None
+    for name, attributes in (_KEPT | (_KEPT_OF_BEST if has_best else {})).items():
+        kept = states.get(name)
+        parts = (kept.get("args"), kept.get("attributes")) if isinstance(kept, dict) else (None,)
+        if not all(isinstance(part, dict) for part in parts) or not attributes <= parts[-1].keys():
+            return f"has lost what {name} had kept"
+    return None

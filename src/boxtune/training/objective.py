@@ -39,7 +39,7 @@ class Objective:
 
     def watching(self, model: Any) -> AbstractContextManager[Features | None]:
         """Keeps, inside the `with`, what the head reads of the model's forward pass; nothing where there is no head."""
-        return nullcontext() if self.head is None else tapped(model)
+        return nullcontext() if self.head is None else tapped(model, self.head.config.language_layers)
 
     def counts(self, targets: Targets) -> dict[str, int | torch.Tensor]:
         """Term → what its sum is divided by, of one batch; add them up over the step."""

@@ -20,6 +20,8 @@ from boxtune.models.adapter_arithmetic import compute_as_autocast
 from boxtune.models.attention import AttentionChoice, choose_attention, has_sliding_window, use_attention
 from boxtune.models.bare import bare_model
 from boxtune.models.compile import compile_blocks, release_blocks
+from boxtune.models.detection_head.attached import attached_head
+from boxtune.models.detection_head.tap import layer_behind
 from boxtune.models.frozen_vision import is_frozen
 from boxtune.models.load import LoadedModel
 from boxtune.models.padding import pad_vision_mlps, unpad_vision_mlps
@@ -95,7 +97,7 @@ def speed_up(model: Any, config: Config, device: torch.device) -> Speed:
         label_logits="label_logits" in wanted,
         patch_product="patch_product" in wanted and multiply_patches(bare),
         frozen_vision="frozen_vision" in wanted and is_frozen(bare),
-        compiled=_compile(bare, config) if "compiled_blocks" in wanted else "",
+        compiled=_compile(model, config) if "compiled_blocks" in wanted else "",
         padded_vision=pad_vision_mlps(bare) if "padded_vision" in wanted else "",
         adapters=compute_as_autocast(model) if bf16 and "adapter_arithmetic" in wanted else 0,
     )
@@ -107,10 +109,12 @@ def _compile(model: Any, config: Config) -> str:
     Compiled together with gradient checkpointing, a block of 4-bit weights keeps what checkpointing should free: 31 GiB
     instead of 11 on a model of seven billion weights (torch 2.11, bitsandbytes 0.50).
     """
+    head = attached_head(model)
+    watched = None if head is None else layer_behind(model, head.config.language_layers)
     if config.model.quantize == "nf4" and config.trainer.gradient_checkpointing:
         compile_blocks(model, language=False)
         return "vision blocks compiled (those of 4 bits would not save memory then)"
-    compile_blocks(model)
+    compile_blocks(model, apart=watched)
     return "blocks compiled"
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -44,6 +45,7 @@ def test_numbers_of_layers_and_ratio_are_those_asked_for():
         ({"decoder_layers": 0}, "decoder_layers is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"dropout": -0.1}, "dropout is -0.1"),
+        ({"language_layers": -1}, "language_layers is -1, at least 0"),
         ({"queries": "token"}, "Did you mean 'tokens'"),
         ({"positions": "sinus"}, "unknown positions 'sinus'"),
     ],
@@ -51,6 +53,13 @@ def test_numbers_of_layers_and_ratio_are_those_asked_for():
 def test_what_does_not_fit_is_refused(choices, message):
     with pytest.raises(ConfigError, match=message):
         small_config(**choices)
+
+
+@pytest.mark.parametrize(("layers", "fits"), [(None, True), (0, True), (5, True), (6, False)])
+def test_a_head_reads_layers_that_are_there(layers, fits):
+    text = SimpleNamespace(hidden_size=32, vocab_size=100, num_hidden_layers=6)
+    with nullcontext() if fits else pytest.raises(ConfigError, match=r"language_layers is 6.*has 6 layers: give fewer"):
+        assert fitted_to(text, END, language_layers=layers).language_layers == layers
 
 
 def test_an_end_token_outside_the_vocabulary_is_refused():

@@ -51,6 +51,21 @@ def test_a_head_of_another_model_is_refused(folder, hidden_size, vocab_size):
         load_head(folder, SimpleNamespace(hidden_size=hidden_size, vocab_size=vocab_size))
 
 
+def test_a_head_that_reads_more_layers_than_there_are_is_refused(folder):
+    rewrite(folder, language_layers=2)
+    deep, shallow = (SimpleNamespace(**vars(TEXT), num_hidden_layers=number) for number in (3, 2))
+    assert load_head(folder, deep).config.language_layers == 2
+    with pytest.raises(ModelError, match="reads 2 layers of a language model, this one has 2"):
+        load_head(folder, shallow)
+
+
+def test_a_head_of_before_reads_all_layers(folder):
+    content = json.loads((folder / CONFIG_FILE).read_text())
+    del content["language_layers"]
+    (folder / CONFIG_FILE).write_text(json.dumps(content))
+    assert load_head(folder, TEXT).config.language_layers is None
+
+
 def rewrite(folder, **changes):
     content = json.loads((folder / CONFIG_FILE).read_text())
     (folder / CONFIG_FILE).write_text(json.dumps(content | changes))

@@ -34,6 +34,8 @@ class DetectionHeadConfig:
         positions: where an image token lies, added to the memory: `learned`, `sine` or `none`.
         max_label_tokens: longest label in tokens, with the one that ends it.
         dropout: in every layer.
+        language_layers: of the language model that the head reads the states of; those behind are not run where only
+            the head is asked. 0: what goes into the first one; None: all of them, after the last norm.
 
     Raises:
         ConfigError: sizes that do not fit together, or an unknown choice.
@@ -53,11 +55,12 @@ class DetectionHeadConfig:
     positions: Positions = "learned"
     max_label_tokens: int = 32
     dropout: float = 0.0
+    language_layers: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            lowest = 0 if name in ("end_token_id", "dropout") else 1
-            if not isinstance(value, str) and value < lowest:
+            lowest = 0 if name in ("end_token_id", "dropout", "language_layers") else 1
+            if value is not None and not isinstance(value, str) and value < lowest:
                 raise ConfigError(f"Detection head: {name} is {value}, at least {lowest} is needed.")
         if self.width % self.num_heads or self.width % 4:
             raise ConfigError(
@@ -81,14 +84,28 @@ def fitted_to(text_config: Any, end_token_id: int, **choices: Any) -> DetectionH
     """A head for a language model: as wide as it, up to 512, in attention heads of 32, MLPs four times as wide.
 
     Args:
-        text_config: of a model of transformers (`hidden_size`, `vocab_size`).
+        text_config: of a model of transformers (`hidden_size`, `vocab_size`, `num_hidden_layers`).
         end_token_id: token that ends a label; the tokenizer's stop token.
         choices: other fields of the config; those that are None are fitted too.
+
+    Raises:
+        ConfigError: see the config; more layers than the language model has.
     """
     chosen = {name: value for name, value in choices.items() if value is not None}
     width = chosen.setdefault("width", min(text_config.hidden_size, _WIDEST))
     chosen.setdefault("num_heads", max(1, width // _HEAD_WIDTH))
     chosen.setdefault("ffn_width", 4 * width)
-    return DetectionHeadConfig(
+    config = DetectionHeadConfig(
         hidden_size=text_config.hidden_size, vocab_size=text_config.vocab_size, end_token_id=end_token_id, **chosen
     )
+    if not reads_within(config, text_config):
+        raise ConfigError(
+            f"detection_head.language_layers is {config.language_layers}, the language model has "
+            f"{text_config.num_hidden_layers} layers: give fewer, or auto, which reads behind the last one."
+        )
+    return config
+
+
+def reads_within(config: DetectionHeadConfig, text_config: Any) -> bool:
+    """Whether the language model has the layer that the head reads in front of."""
+    return config.language_layers is None or config.language_layers < text_config.num_hidden_layers

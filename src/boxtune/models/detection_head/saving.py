@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from boxtune.documents import parse_json
 from boxtune.errors import ModelError
-from boxtune.models.detection_head.config import DetectionHeadConfig
+from boxtune.models.detection_head.config import DetectionHeadConfig, reads_within
 from boxtune.models.detection_head.head import DetectionHead
 
 CONFIG_FILE = "detection_head.json"
@@ -50,7 +50,7 @@ def load_head(
 
     Args:
         folder: that `save_head` wrote to.
-        text_config: of the language model that it is to work with (`hidden_size`, `vocab_size`).
+        text_config: of the language model that it is to work with.
         device, dtype: of its weights.
 
     Raises:
@@ -63,6 +63,11 @@ def load_head(
         raise ModelError(
             f"The detection head in {folder} belongs to a model of width {trained[0]} with {trained[1]} tokens, this "
             f"one has width {given[0]} and {given[1]}: load it with the model that it was trained with."
+        )
+    if not reads_within(config, text_config):
+        raise ModelError(
+            f"The detection head in {folder} reads {config.language_layers} layers of a language model, this one has "
+            f"{text_config.num_hidden_layers}: load it with the model that it was trained with."
         )
     head = DetectionHead(config)
     path = folder / WEIGHTS_FILE
