@@ -22,13 +22,18 @@ class DocumentError(ValueError):
     """A text is no JSON or YAML that is read here; says why, for the reader of the file to say where."""
 
 
+class RefusedError(DocumentError):
+    """It is JSON or YAML, but has something that is not taken here."""
+
+
 def parse_json(text: str | bytes) -> Any:
     """What a JSON text says; bytes are UTF-8, with a byte order mark or without.
 
     Numbers without end (`1e999`) and `NaN` come out as such: it is for the reader to say what numbers it takes.
 
     Raises:
-        DocumentError: no JSON, no UTF-8, nested too deeply, or a key twice in an object.
+        DocumentError: no JSON, no UTF-8, or nested too deeply.
+        RefusedError: a key twice in an object.
     """
     try:
         if isinstance(text, bytes):
@@ -46,7 +51,8 @@ def parse_yaml(text: str | bytes) -> Any:
     """What a YAML text says: text, numbers, true, false and null, in lists and mappings. Dates stay text.
 
     Raises:
-        DocumentError: no YAML, no UTF-8, nested too deeply, an alias, a tag, a key twice, or an endless number.
+        DocumentError: no YAML, no UTF-8, or nested too deeply.
+        RefusedError: an alias, a tag, a key twice, or an endless number.
     """
     try:
         if isinstance(text, bytes):
@@ -54,16 +60,29 @@ def parse_yaml(text: str | bytes) -> Any:
         return yaml.load(text, Loader=_DataLoader)  # nosec B506
     except RecursionError:
         raise DocumentError(_TOO_DEEP) from None
+    except yaml.constructor.ConstructorError as error:
+        raise RefusedError(_told(error)) from None
+    except yaml.MarkedYAMLError as error:
+        raise DocumentError(_told(error)) from None
+    except DocumentError:
+        raise
     except (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError) as error:
         # the last three are what PyYAML's constructors end in on `!!bool maybe`, `!!timestamp x` and the like
         raise DocumentError(" ".join(str(error).split())) from None
+
+
+def _told(error: yaml.MarkedYAMLError) -> str:
+    """What PyYAML says, and where, without its drawing of the line."""
+    mark = error.problem_mark or error.context_mark
+    said = ", ".join(part for part in (error.context, error.problem) if part)
+    return " ".join(said.split()) + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark else "")
 
 
 def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise DocumentError(f"the key {next(key for key in keys if keys.count(key) > 1)[:80]!r} stands twice")
+        raise RefusedError(f"the key {next(key for key in keys if keys.count(key) > 1)[:80]!r} stands twice")
     return content
 
 
@@ -83,8 +102,11 @@ class _DataLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read here: write it out", mark)
+            alias = self.peek_event()  # type: ignore[no-untyped-call]
+            raise RefusedError(
+                f"*{alias.anchor[:80]} in line {alias.start_mark.line + 1} stands for what &{alias.anchor[:80]} names. "
+                "Anchors and aliases are not taken: a few lines of them can unfold to gigabytes. Write the value out."
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

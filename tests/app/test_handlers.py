@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from urllib.parse import quote
 
 import gradio as gr
 import pytest
 from PIL import Image
 
+from app.conftest import make_run
 from boxtune.app.handlers import MAX_PHOTOS, PER_PAGE, Handlers
 from boxtune.errors import DataError
 from serve.running import png
@@ -80,10 +83,43 @@ def test_names_in_messages_are_escaped():
 
 
 def test_labels_and_two_models(handlers):
-    page, found = handlers.find([0], "tiny:qwen2_vl", "text", "tiny:qwen2_vl", "text", " red cell, table,table", 0.0)
+    page, found, truth = handlers.find(
+        [0], "tiny:qwen2_vl", "text", "tiny:qwen2_vl", "text", " red cell, table,table", 0.0
+    )
     assert page.count("<figure>") == 2
+    assert truth.visible
     assert [one.labels for one in found] == [("red cell", "table")] * 2
     first, second = handlers.downloads(found, 0.0)
     assert (first.value is not None, second.visible) == (True, True)
     alone, hidden = handlers.downloads(found[:1], 0.0)
     assert (alone.visible, hidden.visible) == (True, False)
+
+
+def test_true_boxes_are_offered_where_there_are_any(handlers):
+    photo, _ = put(handlers, "good.png", PICTURE)
+    asked = ("tiny:qwen2_vl", "text", "", "text", "", 0.0)
+    pages = [handlers.find(chosen, *asked) for chosen in ([photo], [0])]
+    assert [truth.visible for _, _, truth in pages] == ["bt-truth" in page for page, _, _ in pages] == [False, True]
+
+
+def test_the_first_report_is_shown(handlers):
+    runs = handlers.catalogue.runs
+    _, _, report, frame = handlers.lists()
+    assert (report.value, report.visible) == (str(runs / "one"), True)
+    assert frame == handlers.report(str(runs / "one"))
+    make_run(runs / "a", "<!doctype html>")
+    _, _, report, frame = handlers.lists()
+    assert report.value == str(runs / "a")
+    assert quote(str(runs / "a"), safe="") in frame
+
+
+def test_no_report_is_said(handlers):
+    (handlers.catalogue.runs / "one" / "report.html").unlink()
+    for catalogue, where in (
+        (handlers.catalogue, f"below {handlers.catalogue.runs}."),
+        (replace(handlers.catalogue, runs=None), "no --runs was given."),
+    ):
+        _, _, report, frame = replace(handlers, catalogue=catalogue).lists()
+        assert (report.value, report.visible) == (None, False)
+        assert "No report yet" in frame
+        assert where in frame

@@ -45,6 +45,14 @@ def test_json_holds_the_figures(inspect_data, tmp_path):
     assert json.loads((tmp_path / "o" / "exploration.json").read_text()) == content
 
 
+def test_a_painted_set(inspect_data, tmp_path):
+    arguments = ("--data", "synthetic:nutrition?n=4&size=128", "--model", TINY, "--output-dir", tmp_path / "o")
+    code, out, _ = inspect_data(*arguments)
+    assert (code, "empty split" in out) == (0, False)
+    code, _, err = inspect_data(*arguments, "--boxes-only")
+    assert (code, "reads annotations as they are written" in err) == (2, True)
+
+
 def test_boxes_only_needs_no_picture(inspect_data, tmp_path):
     write_coco(tmp_path / "mine", 4)
     for picture in (tmp_path / "mine").glob("*.png"):

@@ -37,6 +37,8 @@ def test_a_card_of_ones_own(cli, run_folder, tmp_path):
     [
         (["--to", "cells"], "names no owner"),
         (["--to", "me/cells", "--card", "nowhere.md"], "There is no card at nowhere.md"),
+        (["--to", "me/cells", "--license", "mit\nbase_model: x"], "--license 'mit\\nbase_model: x' is no licence"),
+        (["--to", "me/cells", "--license-name", "mine"], "go with --license other"),
         (["--to", "me/cells", "--card", "x", "--license", "mit"], "--license is for the card that is made here"),
     ],
 )

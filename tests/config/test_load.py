@@ -195,6 +195,21 @@ def test_no_yaml(tmp_path: Path, text: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "model: &m {name: embedded}\ndata: *m\n",
+            r"\*m in line 2 .* Anchors and aliases are not taken.* Write the value out",
+        ),
+        ("model: {name: a, name: b}", r"a key stands twice \(line 1, column 8\)"),
+    ],
+)
+def test_yaml_that_is_not_taken(tmp_path: Path, text: str, said: str):
+    with pytest.raises(ConfigError, match=rf"a\.yaml has what is not taken here: .*{said}"):
+        load_config(written(tmp_path, "a.yaml", text))
+
+
 def test_bytes_that_are_no_text(tmp_path: Path):
     path = tmp_path / "a.yaml"
     path.write_bytes(b"\xff\xfe\x00\x80")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from boxtune.detections import Detections
 from boxtune.errors import DataError, SaveError
 from boxtune.grounding.codec import DecodeResult
 from boxtune.inference.detector import Prediction
-from boxtune.inference.predict import drawn_names, find_images, predict_images
+from boxtune.inference.pictures import find_images, left_out
+from boxtune.inference.predict import drawn_names, predict_images
 
 
 class RedFinder:
@@ -114,19 +114,6 @@ def test_answers_that_cannot_be_read_are_told(tmp_path):
     assert "1 of 2 answers could not be read" in said.getvalue()
 
 
-def test_find_images(tmp_path):
-    photo(tmp_path / "b" / "2.png")
-    photo(tmp_path / "a" / "1.JPG")
-    (tmp_path / "notes.txt").write_text("no picture")
-    (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in find_images(tmp_path)] == ["1.JPG", "2.png"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"No picture in .*empty"):
-        find_images(tmp_path / "empty")
-    with pytest.raises(DataError, match=r"No picture or folder at .*--image"):
-        find_images(tmp_path / "nowhere")
-
-
 def test_files_that_cannot_be_read_or_written(tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
     with pytest.raises(DataError, match=r"notes\.png.* is no image"):
@@ -135,9 +122,44 @@ def test_files_that_cannot_be_read_or_written(tmp_path):
         predicted([photo(tmp_path / "a.png")], tmp_path / "notes.png")
 
 
-def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path):
-    path = photo(tmp_path / "in" / os.fsdecode(b"caf\xe9.png"))
-    photo(tmp_path / "in" / "a.png")
-    for asked in (path, tmp_path / "in"):
-        with pytest.raises(DataError, match=r"caf\\udce9.png' is not UTF-8: rename the picture"):
-            find_images(asked)
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """Two pictures, one whose header is no picture's, one that only fails when its pixels are decoded, one more."""
+    from inference.test_pictures import torn
+
+    for name in ("a", "b", "e"):
+        photo(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "c.png").write_text("no picture")
+    torn(tmp_path / "in" / "d.png")
+    return tmp_path / "in"
+
+
+def test_bad_pictures_are_left_out_and_listed(mixed, tmp_path):
+    paths = find_images(mixed)
+    before = [left_out("in/0.png", DataError("0.png is bad."))]
+    found = predict_images(
+        RedFinder(), paths, tmp_path / "o", min_score=0.5, coco_root=mixed, on_error="skip", bad=before
+    )
+    assert (found.num_boxes, found.num_pictures, len(found.bad)) == (3, 3, 3)
+    rows = json.loads((tmp_path / "o" / "predictions.json").read_text())
+    assert [row["image_id"] for row in rows] == [str(mixed / f"{name}.png") for name in "abe"]
+    assert {path.name for path in (tmp_path / "o").glob("*.jpg")} == {"a.jpg", "b.jpg", "e.jpg"}
+    coco = json.loads((tmp_path / "o" / "coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.png", "e.png"]
+    listed = [json.loads(line) for line in (tmp_path / "o" / "skipped.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in listed} == {"in/0.png", str(mixed / "c.png"), str(mixed / "d.png")}
+    assert all(set(row) == {"id", "source", "reason"} for row in listed)
+
+
+def test_the_first_bad_picture_ends_it_and_says_how_to_go_on(mixed, tmp_path):
+    paths = [mixed / "a.png", mixed / "d.png", mixed / "e.png"]
+    with pytest.raises(DataError, match=r"d\.png.*cannot be decoded.*--on-error skip.*another folder"):
+        predict_images(RedFinder(), paths, tmp_path / "o")
+    assert not (tmp_path / "o" / "predictions.json").exists()
+    assert not (tmp_path / "o" / "skipped.jsonl").exists()
+
+
+def test_no_picture_that_is_left(mixed, tmp_path):
+    with pytest.raises(DataError, match=r"^None of 2 pictures can be read: .*c\.png.*d\.png"):
+        predict_images(RedFinder(), [mixed / "c.png", mixed / "d.png"], tmp_path / "o", on_error="skip")
+    assert len((tmp_path / "o" / "skipped.jsonl").read_text().splitlines()) == 2

@@ -15,8 +15,17 @@ from hypothesis import strategies as st
 from boxtune.errors import ConfigError, DataError, SaveError
 from boxtune.inference import shards
 from boxtune.inference.coco_dataset import write_coco_dataset
-from boxtune.inference.predict import find_images, predict_images
-from boxtune.inference.shards import FoundPictures, asked_of, begin_or_go_on, count_found, look_at, open_work
+from boxtune.inference.pictures import find_images
+from boxtune.inference.predict import predict_images
+from boxtune.inference.shards import (
+    FoundPictures,
+    asked_of,
+    bad_pictures,
+    count_found,
+    look_at,
+    open_work,
+)
+from inference.test_pictures import torn
 from inference.test_predict import RedFinder, photo
 
 
@@ -41,9 +50,13 @@ def asked(photos, **options):
     return asked_of("tiny:qwen2_vl", photos, labels=("red",), **{"shard_size": 3, **options})
 
 
+def begin_or_go_on(folder, asked, on_error="skip"):
+    return shards.begin_or_go_on(folder, asked, on_error)
+
+
 def finished(folder, photos, **options):
     work = begin_or_go_on(folder, asked(photos, **options))
-    worker = shards.ShardWorker(str(folder), "cpu")
+    worker = shards.ShardWorker(str(folder), "cpu", "skip")
     for shard in work.missing:
         worker.do(shard)
     return work
@@ -97,12 +110,36 @@ def test_what_a_shard_holds(photos, tmp_path):
     assert by_name["thin.png"]["width"] is None
     assert count_found(work) == {"boxes": 4, "ok": 4, "malformed": 2, "unreadable": 2}
     assert len(list(FoundPictures(work))) == 6
+    bad = bad_pictures(work)
+    assert [(one.id, one.source) for one in bad] == [(str(photos / name),) * 2 for name in ("broken.jpg", "thin.png")]
+    assert [one.reason for one in bad] == [by_name["broken.jpg"]["reason"], by_name["thin.png"]["reason"]]
+
+
+def test_bad_headers_are_refused_before_anything_is_written(photos, tmp_path):
+    with pytest.raises(DataError, match=r"2 of 8 pictures cannot be read: .*broken\.jpg.*thin\.png.*--on-error skip"):
+        begin_or_go_on(tmp_path / "o", asked(photos), "refuse")
+    assert not (tmp_path / "o").exists()
+
+
+def test_bad_pixels_end_a_shard_and_the_work_goes_on_without_them(tmp_path):
+    for name in ("a", "b", "d", "e"):
+        photo(tmp_path / "in" / f"{name}.png")
+    torn(tmp_path / "in" / "c.png")
+    work = begin_or_go_on(tmp_path / "o", asked(tmp_path / "in", shard_size=2), "refuse")
+    worker = shards.ShardWorker(str(work.folder), "cpu")
+    worker.do(0)
+    with pytest.raises(DataError, match=r"c\.png.*cannot be decoded.*--on-error skip"):
+        worker.do(1)
+    again = begin_or_go_on(tmp_path / "o", asked(tmp_path / "in", shard_size=2))
+    assert again.missing == [1, 2]
+    finished(tmp_path / "o", tmp_path / "in", shard_size=2)
+    assert [one.id for one in bad_pictures(work)] == [str(tmp_path / "in" / "c.png")]
 
 
 def test_goes_on_where_it_was(photos, tmp_path, monkeypatch):
     folder = tmp_path / "o"
     work = begin_or_go_on(folder, asked(photos))
-    shards.ShardWorker(str(folder), "cpu").do(1)
+    shards.ShardWorker(str(folder), "cpu", "skip").do(1)
     first = work.shard_file(1).stat().st_mtime_ns
     (folder / "boxes" / ".00002.parquet.77").write_text("half of a shard, of a worker that was killed")
     photo(photos / "a-new-one.png")  # came since: not in the list, so shards stay what they are
@@ -186,6 +223,6 @@ def test_one_picture(tmp_path):
 def test_rows_are_in_the_order_asked(tmp_path):
     (tmp_path / "x.png").write_text("no")
     paths = [str(tmp_path / "x.png"), str(photo(tmp_path / "a.png")), str(tmp_path / "gone.png")]
-    rows = look_at(RedFinder(), paths, 0.0)
+    rows = look_at(RedFinder(), paths, 0.0, "skip")
     assert [row["picture"] for row in rows] == paths
     assert [row["status"] for row in rows] == ["unreadable", "ok", "unreadable"]

@@ -11,10 +11,11 @@ from huggingface_hub import ModelCard
 
 from boxtune.errors import ModelError
 from boxtune.publishing.card import model_card
+from boxtune.publishing.licence import Licence
 
 
 def test_of_a_full_run(full_run):
-    card = model_card(full_run, "me/cells", "apache-2.0")
+    card = model_card(full_run, "me/cells", Licence("apache-2.0"))
     front = ModelCard(card).data.to_dict()
     assert front["license"] == "apache-2.0"
     assert front["base_model"] == "Qwen/Qwen2-VL-2B-Instruct"

@@ -145,12 +145,12 @@ YAML_TAGS = [
 def test_yaml_makes_no_objects(tmp_path, cli, tag):
     tag = tag.replace("TRACE", str(tmp_path / "trace"))
     config, data = tmp_path / "config.yaml", tmp_path / "data"
-    config.write_text(f"model: {{name: {tag}}}\n")
+    config.write_text(f"model:\n  name: {tag}\n")
     data.mkdir()
     (data / "data.yaml").write_text(f"train: .\nnames: {tag}\n")
-    with pytest.raises(BoxtuneError, match="is not YAML"):
+    with pytest.raises(BoxtuneError, match=r"not taken here: .*constructor"):
         load_config(config)
-    with pytest.raises(BoxtuneError, match="is no YAML file"):
+    with pytest.raises(BoxtuneError, match=r"not taken here: .*constructor"):
         load_dataset(data)
     assert load_config(None, [f"model.name={tag}"]).model.name == tag  # text, as said
     assert not (tmp_path / "trace").exists()

@@ -101,7 +101,6 @@ def test_a_checkpoint_that_lost_what_callbacks_kept(run, tmp_path, change, lost)
     assert short_run(run / "data", folder, "trainer.save_steps=1", resume=True)[0].num_steps == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["evaluation.keep_best=true", "trainer.early_stopping_patience=9"])
 def test_a_checkpoint_that_lost_the_best_weights_so_far(tmp_path, setting):
     folder = tmp_path / "o"

@@ -121,14 +121,16 @@ class Handlers:
             names = self._choice_decoders(model) if model else ("text",)
             return gr.Radio(choices=list(names), value=names[0], visible=len(names) > 1)
 
-    def lists(self) -> tuple[Any, Any, Any]:
-        """Models, models to compare with and reports that are there now; what is chosen stays."""
+    def lists(self) -> tuple[Any, Any, Any, str]:
+        """Models, models to compare with and reports that are there now; the first report is chosen, and shown."""
         with told():
-            names = list(self.catalogue.choices())
+            names, reports = list(self.catalogue.choices()), list(self.catalogue.reports())
+            first = next(iter(reports), None)
             return (
                 gr.Dropdown(choices=names),
                 gr.Dropdown(choices=[("none", ""), *((name, name) for name in names)]),
-                gr.Dropdown(choices=list(self.catalogue.reports())),
+                gr.Dropdown(choices=reports, value=first, visible=bool(reports)),
+                self.report(first),
             )
 
     # ---- asking ------------------------------------------------------------------------------------------------------
@@ -143,8 +145,8 @@ class Handlers:
         labels: str,
         threshold: float,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio knows it by its default)
-    ) -> tuple[str, list[Found]]:
-        """The result as HTML, and what a download needs."""
+    ) -> tuple[str, list[Found], Any]:
+        """The result as HTML, what a download needs, and the check box of true boxes, where there are any."""
         with told():
             pictures = [self._picture(one) for one in chosen]
             if not pictures:
@@ -160,7 +162,9 @@ class Handlers:
                     looks.append(look)
                     progress((len(looks), len(pictures)), desc=model)
                 sides.append(Side(model, decoder, looked_for, tuple(looks)))
-            return shown_html(pictures, sides, threshold), [_kept(side, pictures) for side in sides]
+            has_truth = any(picture.truth for picture in pictures)
+            kept = [_kept(side, pictures) for side in sides]
+            return shown_html(pictures, sides, threshold), kept, gr.Checkbox(visible=has_truth)
 
     def downloads(self, found: list[Found], threshold: float) -> tuple[Any, Any]:
         """A button each for what one or two models found, with the boxes of at least this score."""
@@ -180,18 +184,25 @@ class Handlers:
             return buttons[0], buttons[1]
 
     def report(self, name: str | None) -> str:
-        """A frame around a report, which may run its own script and nothing else."""
+        """A frame around a report, which may run its own script and nothing else; or why there is none."""
         with told():
             if not name:
-                return '<div class="bt-empty">No report is chosen.</div>'
+                return f'<div class="bt-empty">{html.escape(self._no_report())}</div>'
             if name not in self.catalogue.reports():
                 raise DataError(f"No report of '{name}' is there any more: load the page again.")
             place = html.escape(f"/reports?run={quote(name, safe='')}")
-            return (
-                f'<iframe class="bt-report" sandbox="allow-scripts" src="{place}" title="{html.escape(name)}"></iframe>'
-            )
+            locked = 'sandbox="allow-scripts" loading="lazy"'
+            return f'<iframe class="bt-report" {locked} src="{place}" title="{html.escape(name)}"></iframe>'
 
     # ---- within ------------------------------------------------------------------------------------------------------
+
+    def _no_report(self) -> str:
+        runs = self.catalogue.runs
+        also = f"below {runs}" if runs else "nowhere else, since no --runs was given"
+        return (
+            f"No report yet: looked for report.html in the folders of --model and {also}. boxtune train and boxtune "
+            "evaluate write one; load this page again then."
+        )
 
     def _upload(self, path: str) -> Path:
         """A file that was uploaded to this app."""

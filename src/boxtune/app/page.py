@@ -42,8 +42,8 @@ def build_page(handlers: Handlers) -> gr.Blocks:
             with gr.Tab("Find"):
                 first, second, samples = _find_tab(handlers)
             with gr.Tab("Reports"):
-                report = _report_tab(handlers)
-        page.load(handlers.lists, None, [first, second, report], **_QUIET)
+                report, frame = _report_tab(handlers)
+        page.load(handlers.lists, None, [first, second, report, frame], **_QUIET)
         if samples is not None:
             page.load(lambda: handlers.thumbnails(1), None, samples, **_QUIET)
     return page.queue(default_concurrency_limit=1, max_size=32)
@@ -64,14 +64,13 @@ def _find_tab(handlers: Handlers) -> tuple[gr.Dropdown, gr.Dropdown, gr.Gallery 
         with gr.Column(scale=7, min_width=300):
             with gr.Row():
                 threshold = gr.Slider(0, 1, 0.3, step=0.01, label="Least score", min_width=200, elem_id="bt-threshold")
-                truth = gr.Checkbox(
-                    True, label="True boxes", visible=handlers.dataset is not None, min_width=120, scale=0
-                )
+                truth = gr.Checkbox(True, label="True boxes", visible=False, min_width=120, scale=0, elem_id="bt-truth")
             result = gr.HTML(EMPTY, elem_id="bt-result")
             with gr.Row():
                 downloads = [gr.DownloadButton(visible=False, size="sm", elem_id=f"bt-coco-{n}") for n in (1, 2)]
     asked = [chosen, first, first_decoder, second, second_decoder, labels, threshold]
-    asking = button.click(handlers.find, asked, [result, found], api_visibility="private", show_progress_on=result)
+    told = [result, found, truth]
+    asking = button.click(handlers.find, asked, told, api_visibility="private", show_progress_on=result)
     asking.success(handlers.downloads, [found, threshold], downloads, **_QUIET)
     threshold.change(None, threshold, js=_HIDE_LOW)
     threshold.release(handlers.downloads, [found, threshold], downloads, **_QUIET)
@@ -108,7 +107,7 @@ def _inputs(handlers: Handlers, chosen: gr.State) -> gr.Gallery | None:
                     elem_id="bt-samples",
                 )
                 num_pages = -(-len(dataset) // PER_PAGE)
-                page = gr.Slider(1, max(num_pages, 2), 1, step=1, label=f"Page of {num_pages}", visible=num_pages > 1)
+                page = gr.Slider(1, max(num_pages, 2), 1, step=1, label="Page", visible=num_pages > 1)
     note = gr.Textbox("No picture chosen.", show_label=False, interactive=False, container=False, elem_id="bt-chosen")
     photos.change(handlers.take_photos, photos, [chosen, note], **_QUIET)
     if dataset is None:
@@ -131,10 +130,9 @@ def _model(handlers: Handlers, label: str, *, with_none: bool) -> tuple[gr.Dropd
     return model, decoder
 
 
-def _report_tab(handlers: Handlers) -> gr.Dropdown:
-    report = gr.Dropdown(list(handlers.catalogue.reports()), value=None, label="Run", elem_id="bt-run")
-    frame = gr.HTML(
-        '<div class="bt-empty">Choose a run. Runs are found below --runs and in the folders of --model.</div>'
-    )
-    report.change(handlers.report, report, frame, **_QUIET)
-    return report
+def _report_tab(handlers: Handlers) -> tuple[gr.Dropdown, gr.HTML]:
+    """Filled when the page is loaded: runs come and go."""
+    report = gr.Dropdown([], label="Run", visible=False, elem_id="bt-run")
+    frame = gr.HTML("", elem_id="bt-report")
+    report.input(handlers.report, report, frame, **_QUIET)  # by the reader alone: the first comes with its frame
+    return report, frame

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from boxtune.inspection.dataset_explore import Exploration
 
 _HOME = Path("runs/inspect")
+_PAINTED = "synthetic:"
 
 
 def command(
@@ -47,7 +48,7 @@ def command(
 
     from boxtune.cli.options import check_writable
     from boxtune.console import say
-    from boxtune.data.dataset import available_splits, load_dataset
+    from boxtune.data.dataset import load_dataset
     from boxtune.inspection.dataset import chosen_samples, print_summary, summarize_dataset, write_sheet
     from boxtune.inspection.dataset_explore import explore
     from boxtune.inspection.dataset_page import write_dataset_page
@@ -69,7 +70,7 @@ def command(
     exploration = explore(
         dataset,
         encoder,
-        declared_splits=() if split is not None else available_splits(data, data_format),
+        declared_splits=_declared_splits(data, split, data_format),
         max_compared=max_compared,
         console=Console(stderr=True),
     )
@@ -86,18 +87,25 @@ def command(
         typer.echo(f"Samples with their boxes: {sheet}\nEverything on one page: {page}")
 
 
-def _boxes_only(data: str, split: str | None, data_format: str | None, output_dir: Path | None, json: bool) -> None:
+def _declared_splits(data: str, split: str | None, data_format: str | None) -> list[str]:
+    """Those that were looked at together: one that was asked for is alone, and a painted set is its train split."""
     from boxtune.data.dataset import available_splits
+
+    return [] if split is not None or data.startswith(_PAINTED) else available_splits(data, data_format)
+
+
+def _boxes_only(data: str, split: str | None, data_format: str | None, output_dir: Path | None, json: bool) -> None:
     from boxtune.data.formats.place import parse_place
+    from boxtune.errors import DataError
     from boxtune.inspection.dataset_boxes import read_annotations
     from boxtune.inspection.dataset_explore import explore_table
     from boxtune.inspection.dataset_page import write_dataset_page
 
+    if data.startswith(_PAINTED):
+        raise DataError(f"--boxes-only reads annotations as they are written, and '{data}' has none: leave it out.")
     table, skipped = read_annotations(data, split, data_format)
     name = parse_place(data).name
-    exploration = explore_table(
-        table, name, skipped, declared_splits=() if split is not None else available_splits(data, data_format)
-    )
+    exploration = explore_table(table, name, skipped, declared_splits=_declared_splits(data, split, data_format))
     folder = output_dir or free_folder(_HOME, name, data)
     folder.mkdir(parents=True, exist_ok=True)
     write_dataset_page(folder / "index.html", exploration)

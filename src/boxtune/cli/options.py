@@ -23,7 +23,7 @@ Format = Annotated[
 ]
 OnError = Annotated[
     Literal["refuse", "skip"],
-    typer.Option("--on-error", help="Bad records: refuse, or skip and list in skipped.jsonl."),
+    typer.Option("--on-error", help="Bad records or pictures: refuse, or skip and list in skipped.jsonl."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images a forward pass.")]
@@ -53,6 +53,10 @@ ExamplesFrom = Annotated[
 ]
 Labels = Annotated[str | None, typer.Option("--labels", help="Names to look for, with commas: a,b.")]
 Host = Annotated[str, typer.Option("--host", help="Where to listen; any other than 127.0.0.1 lets other machines in.")]
+MaxUploadMb = Annotated[float, typer.Option("--max-upload-mb", min=0.001, help="Largest picture's file, in MB.")]
+MaxMegapixels = Annotated[
+    float, typer.Option("--max-megapixels", min=0.001, max=89, help="Largest picture, in millions of pixels.")
+]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
 
 

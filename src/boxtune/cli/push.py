@@ -12,8 +12,14 @@ def command(
     folder: Annotated[Path, typer.Argument(help="Of a finished run, or of boxtune merge.", metavar="FOLDER")],
     to: Annotated[str, typer.Option("--to", help="Its name on the hub: owner/name.")],
     private: Annotated[bool, typer.Option("--private", help="A new repository is seen by its owner only.")] = False,
-    licence: Annotated[
+    license_id: Annotated[
         str | None, typer.Option("--license", help="As the hub writes it, e.g. apache-2.0; left open if not given.")
+    ] = None,
+    license_name: Annotated[
+        str | None, typer.Option("--license-name", help="With --license other: what it is called.")
+    ] = None,
+    license_link: Annotated[
+        str | None, typer.Option("--license-link", help="With --license other: address of its text.")
     ] = None,
     card: Annotated[
         Path | None, typer.Option("--card", help="A model card of your own, instead of the one made from the run.")
@@ -29,8 +35,10 @@ def command(
     from boxtune.errors import ConfigError
     from boxtune.publishing.card import model_card
     from boxtune.publishing.files import files_of_model
+    from boxtune.publishing.licence import licence_of
     from boxtune.publishing.push import check_repo_id, push_model
 
+    licence = licence_of(license_id, license_name, license_link)
     if card is not None and licence is not None:
         raise ConfigError("--license is for the card that is made here: write it into your own, or leave --card out.")
     check_repo_id(to)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from boxtune.config.recipes import find_recipe
 from boxtune.config.schema import Config
 from boxtune.config.wording import in_words
-from boxtune.documents import DocumentError, parse_yaml
+from boxtune.documents import DocumentError, RefusedError, parse_yaml
 from boxtune.errors import ConfigError
 
 Tree = dict[str, Any]
@@ -71,6 +71,8 @@ def read_yaml(path: Path) -> Tree:
         raise ConfigError(f"No configuration file at {path}: check the path, or leave --config out.")
     try:
         tree = parse_yaml(path.read_bytes())
+    except RefusedError as error:
+        raise ConfigError(f"{path} has what is not taken here: {error}") from None
     except DocumentError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(tree, dict | None):

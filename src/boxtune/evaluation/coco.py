@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from boxtune.detections import Detections, xywh_to_xyxy
-from boxtune.documents import DocumentError, parse_json
+from boxtune.documents import DocumentError, RefusedError, parse_json
 from boxtune.errors import DataError
 from boxtune.evaluation.average_precision import average_precision
 from boxtune.evaluation.intervals import NUM_RESAMPLES
@@ -137,6 +137,8 @@ def _read_json(path: Path, option: str) -> Any:
         raise DataError(f"No file at {path}: check {option}.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Check {option}.") from None
+    except RefusedError as error:
+        raise DataError(f"{path} has what is not taken here: {error}. Check {option}.") from None
     except DocumentError as error:
         raise DataError(f"{path} is not JSON: {error}. Check {option}.") from None
 

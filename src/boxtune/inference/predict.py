@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,40 +14,28 @@ from rich.progress import track
 
 from boxtune import processes
 from boxtune.console import say
-from boxtune.data.images import open_upright_rgb
+from boxtune.data.dataset import OnError
+from boxtune.data.records import SkippedRecord
 from boxtune.detections import Detections, xyxy_to_xywh
 from boxtune.errors import DataError, SaveError
 from boxtune.inference.coco_dataset import COCO_FILE, FoundPicture, write_coco_dataset
 from boxtune.inference.draw import draw_detections
+from boxtune.inference.pictures import left_out, name_in, open_picture, refuse, write_left_out
 from boxtune.inference.prediction import AnyDetector
-from boxtune.inference.uploads import MOST_STRETCHED
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
-def find_images(path: Path) -> list[Path]:
-    """The picture itself, or all pictures below a folder, sorted.
+@dataclass(frozen=True)
+class Predicted:
+    """What a command has found in pictures.
 
-    Raises:
-        DataError: nothing there, or a name that is not UTF-8.
+    Attributes:
+        num_boxes, num_pictures: found, and looked at.
+        bad: pictures that were left out.
     """
-    if path.is_file():
-        return _named_in_utf8([path])
-    if not path.is_dir():
-        raise DataError(f"No picture or folder at {path}: check --image.")
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not found:
-        raise DataError(f"No picture in {path}: looked for {', '.join(sorted(SUFFIXES))}.")
-    return _named_in_utf8(found)
 
-
-def _named_in_utf8(paths: list[Path]) -> list[Path]:
-    for path in paths:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:  # before any work: predictions.json could not name it
-            raise DataError(f"The name of {str(path)!a} is not UTF-8: rename the picture or its folder.") from None
-    return paths
+    num_boxes: int
+    num_pictures: int
+    bad: list[SkippedRecord]
 
 
 def predict_images(
@@ -59,8 +47,10 @@ def predict_images(
     console: Console | None = None,
     shared: bool = False,
     coco_root: Path | None = None,
-) -> int:
-    """Write `NAME.jpg` with boxes for each picture, and `predictions.json`; returns the number of boxes.
+    on_error: OnError = "refuse",
+    bad: Sequence[SkippedRecord] = (),
+) -> Predicted:
+    """Write `NAME.jpg` with boxes for each picture, and `predictions.json`.
 
     predictions.json is a list of COCO results whose `image_id` is the file's path as given and which carry the label
     in words (`category`), since there is no data set that numbers them: `bbox` is [x, y, width, height] in pixels.
@@ -76,9 +66,12 @@ def predict_images(
             predictions.json; they must all call, and be able to talk (`boxtune.processes.joined`).
         coco_root: a folder that the pictures are in; then the same is written to `coco.json` too, a COCO data set whose
             file names begin there.
+        on_error: what to do with a picture that cannot be read: `refuse` ends the work; `skip` leaves it out, and lists
+            it in `skipped.jsonl`.
+        bad: pictures that were left out before, for the same list.
 
     Raises:
-        DataError: a picture cannot be read, or is too thin.
+        DataError: a picture cannot be read, or is too thin, with `refuse`; no picture is left.
         SaveError: the folder cannot be written.
     """
     own: Sequence[int] = range(len(paths))
@@ -87,13 +80,16 @@ def predict_images(
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
 
-        def work() -> list[_Drawn]:
-            return _drawn(detector, paths, own, output_dir, min_score, console)
+        def work() -> tuple[list[_Drawn], list[SkippedRecord]]:
+            return _drawn(detector, paths, own, output_dir, min_score, console, on_error)
 
         parts = processes.of_all(work) if shared else [work()]
-        drawn = sorted((one for part in parts for one in part), key=lambda one: one.place)
+        drawn = sorted((one for part, _ in parts for one in part), key=lambda one: one.place)
+        bad = [*bad, *(picture for _, part in parts for picture in part)]
         rows = [row for one in drawn for row in one.rows]
         if not shared or processes.is_first():
+            if on_error == "skip":
+                write_left_out(output_dir, bad)
             text = json.dumps(rows, indent=1, ensure_ascii=False)
             (output_dir / "predictions.json").write_text(text + "\n", encoding="utf-8")
             if coco_root is not None:
@@ -101,10 +97,12 @@ def predict_images(
                 write_coco_dataset(output_dir / COCO_FILE, found, getattr(detector, "labels", ()))
     except OSError as error:
         raise SaveError(f"{output_dir} cannot be written: {error.strerror or error}.") from None
+    if not drawn:
+        refuse(bad, len(bad))
     num_unread = sum(one.is_unread for one in drawn)
     if num_unread and console is not None:
-        say(console, f"{num_unread} of {len(paths)} answers could not be read and gave no box.")
-    return len(rows)
+        say(console, f"{num_unread} of {len(drawn)} answers could not be read and gave no box.")
+    return Predicted(len(rows), len(drawn), bad)
 
 
 @dataclass(frozen=True)
@@ -127,46 +125,39 @@ def _drawn(
     output_dir: Path,
     min_score: float,
     console: Console | None,
-) -> list[_Drawn]:
-    """Look at some of the pictures, and draw what is found."""
-    pending: list[Image.Image] = []
+    on_error: OnError,
+) -> tuple[list[_Drawn], list[SkippedRecord]]:
+    """Look at some of the pictures, and draw what is found; what was drawn, and what was left out."""
+    pending: deque[tuple[int, Image.Image]] = deque()
+    bad: list[SkippedRecord] = []
 
     def images() -> Iterator[Image.Image]:
         for place in own:
-            pending.append(open_picture(paths[place]))
-            yield pending[-1]
+            try:
+                image = open_picture(paths[place])
+            except DataError as error:
+                if on_error == "refuse":
+                    hint = " Or leave such pictures out: --on-error skip. Begin again in another folder."
+                    raise DataError(str(error) + (hint if len(paths) > 1 else "")) from error
+                bad.append(left_out(paths[place], error))
+            else:
+                pending.append((place, image))
+                yield image
 
     quiet = console is None or not console.is_terminal
     found = track(detector.predict(images()), "predict", total=len(own), console=console, disable=quiet)
     names = drawn_names(paths)
     drawn = []
-    for place, prediction in zip(own, found, strict=True):
+    for prediction in found:
+        place, image = pending.popleft()
         boxes = prediction.result.detections
         assert boxes.scores is not None
         boxes = boxes.select(boxes.scores >= min_score)
-        image = pending.pop(0)
         draw_detections(image, boxes).save(output_dir / names[place], quality=92)
         rows = _result_rows(paths[place], boxes, getattr(detector, "decoder", "text"))
         image_hw = (image.height, image.width)
         drawn.append(_Drawn(place, image_hw, boxes, rows, prediction.result.status == "malformed"))
-    return drawn
-
-
-def open_picture(path: Path) -> Image.Image:
-    """The upright picture in RGB.
-
-    Raises:
-        DataError: it cannot be read, or is too thin for the models.
-    """
-    image = open_upright_rgb(path)
-    if max(image.size) > MOST_STRETCHED * min(image.size):
-        raise DataError(f"{path}: the models take no image of {image.width}×{image.height} px: cut it into parts.")
-    return image
-
-
-def name_in(folder: Path, path: Path) -> str:
-    """The name of a picture from a folder that it is in, with `/` between folders."""
-    return path.relative_to(folder).as_posix()
+    return drawn, bad
 
 
 def drawn_names(paths: Sequence[Path]) -> list[str]:

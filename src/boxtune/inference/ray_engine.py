@@ -17,13 +17,21 @@ from typing import Any, Final
 
 import numpy as np
 
+from boxtune.data.dataset import OnError
 from boxtune.errors import ConfigError, RunError, SaveError
 from boxtune.inference.shards import ShardWorker, Work
 
 _STORE_BYTES: Final = 200 * 2**20  # nothing but numbers of shards goes through it
 
 
-def do_on_ray(work: Work, shards: list[int], *, device: str = "auto", num_workers: int | None = None) -> Iterator[int]:
+def do_on_ray(
+    work: Work,
+    shards: list[int],
+    *,
+    device: str = "auto",
+    num_workers: int | None = None,
+    on_error: OnError = "refuse",
+) -> Iterator[int]:
     """Do shards of a work; gives the number of pictures of each as it is done, in no order.
 
     Args:
@@ -31,6 +39,7 @@ def do_on_ray(work: Work, shards: list[int], *, device: str = "auto", num_worker
         shards: to do.
         device: `auto` takes GPUs where the cluster has any, `cpu` and `cuda` say it; Ray chooses which one.
         num_workers: how many look at the same time; one a GPU by default, or one where there are none.
+        on_error: what to do with a picture that cannot be read: end the work, or go on without it.
 
     Raises:
         ConfigError: another device, or more workers than the cluster has room for.
@@ -49,7 +58,7 @@ def do_on_ray(work: Work, shards: list[int], *, device: str = "auto", num_worker
             compute=ray.data.ActorPoolStrategy(size=min(num_workers, len(shards))),
             num_cpus=1,
             num_gpus=1 if on_gpu else 0,
-            fn_constructor_args=(str(work.folder.absolute()), "cuda" if on_gpu else "cpu"),
+            fn_constructor_args=(str(work.folder.absolute()), "cuda" if on_gpu else "cpu", on_error),
         )
         try:
             for row in todo.iter_rows():
@@ -67,8 +76,8 @@ def do_on_ray(work: Work, shards: list[int], *, device: str = "auto", num_worker
 class _RayWorker:
     """A `ShardWorker` as Ray Data calls it: with columns of numbers."""
 
-    def __init__(self, folder: str, device: str) -> None:
-        self.worker = ShardWorker(folder, device)
+    def __init__(self, folder: str, device: str, on_error: OnError) -> None:
+        self.worker = ShardWorker(folder, device, on_error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"shard": batch["shard"], "num_pictures": np.array([self.worker.do(int(n)) for n in batch["shard"]])}
@@ -114,10 +123,11 @@ def _share(resources: dict[str, float], device: str, num_workers: int | None) ->
 
 def _failed(error: Exception, work: Work) -> RunError:
     """One line of what Ray tells in many: its text holds the worker's traceback, the first error at its end first."""
+    ours = re.findall(r"^boxtune\.errors\.\w+: (.+)$", str(error), re.MULTILINE)  # a sentence for users
     first = re.search(r"^(?!ray\b)[A-Za-z_][\w.]*: .+$", str(error), re.MULTILINE)
     said = first[0] if first else str(error).strip().splitlines()[-1]
     done = work.num_shards - len(work.missing)
     return RunError(
-        f"A worker failed ({said}). {done} of {work.num_shards} shards are done and kept: mend it, and give the same "
-        "command again."
+        f"{ours[-1] if ours else f'A worker failed ({said}).'} {done} of {work.num_shards} shards are done and kept: "
+        "mend it, and give the same command again."
     )

@@ -17,14 +17,18 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from rich.console import Console
 
+from boxtune.data.dataset import OnError
 from boxtune.data.formats.state import files_below
+from boxtune.data.images import IMAGE_SUFFIXES
+from boxtune.data.records import SkippedRecord
 from boxtune.detections import Detections
 from boxtune.documents import parse_json
 from boxtune.errors import ConfigError, DataError, SaveError
 from boxtune.inference.coco_dataset import FoundPicture
 from boxtune.inference.detector import load_detector
-from boxtune.inference.predict import SUFFIXES, find_images, name_in, open_picture
+from boxtune.inference.pictures import find_images, left_out, look_at_headers, name_in, open_picture, refuse
 from boxtune.inference.prediction import AnyDetector
 from boxtune.models.fingerprint import weights_fingerprint
 from boxtune.whole_files import whole_file
@@ -32,7 +36,7 @@ from boxtune.whole_files import whole_file
 PICTURES: Final = "pictures.parquet"
 BOXES: Final = "boxes"
 UNREADABLE: Final = "unreadable"
-"""Status of a picture that no answer was asked for: one broken file must not end the work on a million others."""
+"""Status of a picture that no answer was asked for."""
 _ASKED: Final = b"boxtune"
 _FOUND: Final = pa.schema(
     [
@@ -111,17 +115,23 @@ class Work:
         return [str(path) for path in column.to_pylist()]
 
 
-def begin_or_go_on(folder: Path, asked: Asked) -> Work:
+def begin_or_go_on(folder: Path, asked: Asked, on_error: OnError = "refuse", console: Console | None = None) -> Work:
     """Begin a work in a new or empty folder, or go on with the one that is there.
+
+    Args:
+        folder: of the work.
+        asked: of every picture.
+        on_error: `refuse` looks at the headers of all pictures before a work begins.
+        console: shows progress of that.
 
     Raises:
         ConfigError: the folder holds something else, or a work that asks for something else.
-        DataError: no pictures, or a folder of them cannot be read.
+        DataError: no pictures, or a folder of them cannot be read; bad pictures, with `refuse`.
         SaveError: the folder cannot be written.
     """
     try:
         if not (folder / PICTURES).is_file():
-            _begin(folder, asked)
+            _begin(folder, asked, on_error, console)
         work = open_work(folder)
         (folder / BOXES).mkdir(exist_ok=True)
         for left in (folder / BOXES).glob(".*"):  # of a worker that was killed
@@ -155,11 +165,13 @@ def open_work(folder: Path) -> Work:
     return Work(folder, asked, found.num_rows, found.num_row_groups)
 
 
-def _begin(folder: Path, asked: Asked) -> None:
+def _begin(folder: Path, asked: Asked, on_error: OnError, console: Console | None) -> None:
     others = [path for path in folder.iterdir() if not path.name.startswith(f".{PICTURES}")] if folder.is_dir() else []
     if others:
         raise ConfigError(f"{folder} is not an empty folder: choose another --output-dir, nothing is written over.")
     pictures = _list_pictures(Path(asked.image))
+    if on_error == "refuse":
+        refuse(look_at_headers(pictures, console), len(pictures))
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.table({"picture": pictures}, pa.schema([("picture", pa.string())], {_ASKED: json.dumps(asdict(asked))}))
     _write_aside(table, folder / PICTURES, row_group_size=asked.shard_size)
@@ -170,7 +182,7 @@ def _list_pictures(place: Path) -> list[str]:
     if not place.is_dir():
         return [str(path) for path in find_images(place)]
     try:
-        found = list(files_below(place, SUFFIXES))
+        found = list(files_below(place, IMAGE_SUFFIXES))
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from None
     if not found:
@@ -183,8 +195,14 @@ def _list_pictures(place: Path) -> list[str]:
     return found
 
 
-def look_at(detector: AnyDetector, paths: Sequence[str], min_score: float) -> list[dict[str, Any]]:
-    """A row for each picture, in order: size, status of the answer, and boxes as `boxtune predict` finds them."""
+def look_at(
+    detector: AnyDetector, paths: Sequence[str], min_score: float, on_error: OnError = "refuse"
+) -> list[dict[str, Any]]:
+    """A row for each picture, in order: size, status of the answer, and boxes as `boxtune predict` finds them.
+
+    Raises:
+        DataError: a picture cannot be read, or is too thin, with `refuse`; with `skip` its row says so.
+    """
     rows: list[dict[str, Any]] = [{} for _ in paths]
     asked: list[int] = []
 
@@ -193,6 +211,8 @@ def look_at(detector: AnyDetector, paths: Sequence[str], min_score: float) -> li
             try:
                 image = open_picture(Path(path))
             except DataError as error:
+                if on_error == "refuse":
+                    raise DataError(f"{error} Or leave such pictures out: --on-error skip.") from error
                 rows[place] = {"picture": path, "status": UNREADABLE, "reason": str(error)}
             else:
                 rows[place] = {"picture": path, "width": image.width, "height": image.height}
@@ -220,10 +240,12 @@ class ShardWorker:
     Args:
         folder: of the work.
         device: of the detector.
+        on_error: as of `look_at`.
     """
 
-    def __init__(self, folder: str, device: str) -> None:
+    def __init__(self, folder: str, device: str, on_error: OnError = "refuse") -> None:
         self.work = open_work(Path(folder))
+        self.on_error = on_error
         asked = self.work.asked
         self.detector = load_detector(
             asked.model,
@@ -238,7 +260,7 @@ class ShardWorker:
 
     def do(self, shard: int) -> int:
         """Do a shard and write its file; returns the number of its pictures."""
-        rows = look_at(self.detector, self.work.pictures_of(shard), self.work.asked.min_score)
+        rows = look_at(self.detector, self.work.pictures_of(shard), self.work.asked.min_score, self.on_error)
         _write_aside(pa.Table.from_pylist(rows, _FOUND), self.work.shard_file(shard))
         return len(rows)
 
@@ -275,3 +297,12 @@ def count_found(work: Work) -> Counter[str]:
         counts.update(table["status"].to_pylist())
         counts["boxes"] += sum(len(labels) for labels in table["labels"].to_pylist() if labels is not None)
     return counts
+
+
+def bad_pictures(work: Work) -> list[SkippedRecord]:
+    """The pictures of a finished work that were left out, in their order."""
+    bad = []
+    for shard in range(work.num_shards):
+        rows = pq.read_table(work.shard_file(shard), filters=[("status", "=", UNREADABLE)]).to_pylist()
+        bad += [left_out(row["picture"], DataError(row["reason"])) for row in rows]
+    return bad

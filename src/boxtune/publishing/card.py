@@ -19,6 +19,7 @@ from boxtune.models.contract import RUN_FILE, Contract, read_contract
 from boxtune.models.detection_head.saving import has_head
 from boxtune.models.places import EMBEDDED, TINY, may_be_hub_id
 from boxtune.publishing.files import base_on_hub
+from boxtune.publishing.licence import Licence
 
 _FIGURES: Final = {
     "map": "AP (IoU 0.50 to 0.95)",
@@ -31,13 +32,13 @@ _FIGURES: Final = {
 }
 
 
-def model_card(folder: Path, repo_id: str, licence: str | None = None) -> str:
+def model_card(folder: Path, repo_id: str, licence: Licence | None = None) -> str:
     """The card of a run's or a merged folder, in Markdown.
 
     Args:
         folder: of the model.
         repo_id: `owner/name` it will have on the hub.
-        licence: its identifier on the hub; None leaves the field out and says so.
+        licence: of the model; None leaves the field out and says so.
 
     Raises:
         ModelError: a file of the run is damaged.
@@ -58,8 +59,8 @@ def model_card(folder: Path, repo_id: str, licence: str | None = None) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front(base: Any, run: dict[str, Any], is_adapter: bool, licence: str | None) -> str:
-    content: dict[str, Any] = {} if licence is None else {"license": licence}
+def _front(base: Any, run: dict[str, Any], is_adapter: bool, licence: Licence | None) -> str:
+    content: dict[str, Any] = {} if licence is None else dict(licence.front)
     if _is_hub_id(base):
         content |= {"base_model": base, "base_model_relation": "adapter" if is_adapter else "finetune"}
     if _is_hub_id(name := _dict(run, "data").get("name")):
@@ -132,7 +133,7 @@ def _figures(metrics: dict[str, Any]) -> str:
     return "\n".join([head, "| figure | value | interval |", "|---|---|---|", *rows])
 
 
-def _limits(contract: Contract, licence: str | None) -> str:
+def _limits(contract: Contract, licence: Licence | None) -> str:
     taught = "It knows only the labels above." if contract.labels else "It was taught no fixed labels."
     owner = "" if licence else "\n- Its licence is not stated. That of the base model and of the data may bind it."
     return f"""## Limits

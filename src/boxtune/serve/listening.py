@@ -28,7 +28,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # socket names the address once more
         remedy = "choose another --host or --port (0 takes a free one)"
         raise ConfigError(f"Cannot listen on {host}, port {port} ({reason}): {remedy}.") from None
 

@@ -216,7 +216,7 @@ def _lost_state(checkpoint: Path, states: dict[str, Any]) -> str | None:
     has_best = settings.get("evaluation.keep_best") or settings.get("trainer.early_stopping_patience") is not None
     for name, attributes in (_KEPT | (_KEPT_OF_BEST if has_best else {})).items():
         kept = states.get(name)
-        parts = (kept.get("args"), kept.get("attributes")) if isinstance(kept, dict) else (None,)
-        if not all(isinstance(part, dict) for part in parts) or not attributes <= parts[-1].keys():
+        arguments, found = (kept.get("args"), kept.get("attributes")) if isinstance(kept, dict) else (None, None)
+        if not (isinstance(arguments, dict) and isinstance(found, dict) and attributes <= found.keys()):
             return f"has lost what {name} had kept"
     return None

@@ -124,7 +124,8 @@ def test_a_listed_image_may_not_leave_the_folder(folder):
         ("train: images/train\nval: images/val\n", "names must be a list of class names"),
         ("train: images/train\nval: images/val\nnam", "is no YAML file, or is cut off"),
         ("names: [cat, big dog]\ntrain: images/train\nval:\n", "val says nothing. Name the folder"),
-        ("train: !!python/object/apply:os.getcwd []\nnames: [cat]\n", "is no YAML file"),
+        ("train: !!python/object/apply:os.getcwd []\nnames: [cat]\n", "not taken here: .*constructor"),
+        ("train: &a images\nval: *a\nnames: [cat]\n", r"data\.yaml' .* \*a in line 2 .* Write the value out"),
     ],
 )
 def test_bad_yaml(folder, data_yaml, words):

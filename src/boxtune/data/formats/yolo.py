@@ -27,7 +27,7 @@ from boxtune.data.images import IMAGE_SUFFIXES
 from boxtune.data.records import BadRecordError, Draft, DraftBox, Reading, SkippedRecord
 from boxtune.data.splits import UNSPLIT, canonical_split, in_order
 from boxtune.detections import xyxy_to_cxcywh
-from boxtune.documents import DocumentError, parse_json, parse_yaml
+from boxtune.documents import DocumentError, RefusedError, parse_json, parse_yaml
 from boxtune.errors import DataError
 
 LOOKED_FOR = "YOLO: data.yaml with train, val and names, or classes.txt, images and labels"
@@ -133,6 +133,8 @@ def _load(path: Path) -> tuple[Path, dict[str, Any]]:
         raise DataError(f"'{path}' holds no data.yaml with the keys train, val and names. Write one.")
     try:
         content = parse_yaml(yaml_path.read_bytes())
+    except RefusedError as error:
+        raise DataError(f"'{yaml_path}' has what is not taken here: {error}") from error
     except DocumentError as error:
         raise DataError(
             f"'{yaml_path}' is no YAML file, or is cut off ({error}). Mend it or write it again."
