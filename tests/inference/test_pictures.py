@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from boxtune.inference.pictures import (
     left_out,
     look_at_headers,
     open_picture,
+    passed_by,
     readable_images,
     refuse,
     write_left_out,
@@ -47,6 +49,14 @@ def test_find_images(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in find_images(tmp_path)] == ["1.JPG", "2.png"]
+    assert passed_by(tmp_path) is None
+    (tmp_path / "b" / "3.HEIC").write_bytes(b"of a telephone")
+    (tmp_path / "4.nef").write_bytes(b"of a camera")
+    said = r"Not looked at in .*: 1 \.heic, 1 \.nef\. Save them as JPEG"
+    assert re.match(said, passed_by(tmp_path))
+    (tmp_path / "b" / "2.png").unlink()
+    with pytest.raises(DataError, match=r"No picture in .*b: looked for .*\. Not looked at in .*b: 1 \.heic"):
+        find_images(tmp_path / "b")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"No picture in .*empty"):
         find_images(tmp_path / "empty")

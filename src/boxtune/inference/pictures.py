@@ -5,6 +5,7 @@ What is left out is told as the readers of data sets tell it: a `SkippedRecord` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -15,6 +16,7 @@ from rich.progress import track
 
 from boxtune import processes
 from boxtune.data.dataset import OnError
+from boxtune.data.formats.state import files_below
 from boxtune.data.images import IMAGE_SUFFIXES, open_upright_rgb, probe_image
 from boxtune.data.records import SkippedRecord, write_skipped
 from boxtune.errors import DataError
@@ -22,6 +24,7 @@ from boxtune.inference.ahead import ahead
 from boxtune.inference.uploads import MOST_STRETCHED
 
 SKIPPED_FILE: Final = "skipped.jsonl"
+_OTHER_PICTURES: Final = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"})
 _NAMED_IN_MESSAGE: Final = 3
 _BLOCK: Final = 64  # pictures that one process looks at in a row
 _AT_ONCE: Final = 32  # headers on their way from a disk that may be far
@@ -41,8 +44,18 @@ def find_images(path: Path) -> list[Path]:
         raise DataError(f"No picture or folder at {path}: check --image.")
     found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     if not found:
-        raise DataError(f"No picture in {path}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}.")
+        also = f" {note}" if (note := passed_by(path)) else ""
+        raise DataError(f"No picture in {path}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}.{also}")
     return _named_in_utf8(found)
+
+
+def passed_by(path: Path) -> str | None:
+    """A sentence where a folder also has pictures of kinds that are not read, as telephones and cameras write them."""
+    others = Counter(Path(file).suffix.lower() for file in files_below(path, _OTHER_PICTURES)) if path.is_dir() else {}
+    if not others:
+        return None
+    counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    return f"Not looked at in {path}: {counted}. Save them as JPEG or PNG to have them looked at."
 
 
 def _named_in_utf8(paths: list[Path]) -> list[Path]:
