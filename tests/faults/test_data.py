@@ -91,7 +91,7 @@ def test_a_process_that_reads_images_is_killed(coco, unbroken, sitting, tmp_path
             with suppress(ProcessLookupError):
                 os.kill(reader, signal.SIGKILL)
 
-    for attempt in range(8):  # a run so short may be over, or have read everything, before the signal comes
+    for attempt in range(16):  # a run so short may be over, or have read everything, before the signal comes
         folder = tmp_path / f"run-{attempt}"
         command = ("train", "--data", str(coco), "--output-dir", str(folder), *SHORT, *RUN)
         more = ("data.num_workers=2", "trainer.save_steps=5")
