@@ -34,6 +34,7 @@ from throughput_setup import build, write_pictures
 from boxtune.data.dataset import load_dataset
 from boxtune.inference.detector import Detector, autocast_for, own_detector, pick_device
 from boxtune.inference.steps import Steps
+from boxtune.inference.writing import stop_ids
 from boxtune.models.detection_head.config import fitted_to
 from boxtune.models.detection_head.head import DetectionHead
 from boxtune.models.load import LoadedModel
@@ -49,6 +50,7 @@ def by_generate(
     conversation = detector.style.question(detector.labels)
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     answers: list[str] = []
+    stops = stop_ids(model, processor.tokenizer)
     for start in range(0, len(images), batch):
         group = list(images[start : start + batch])
         inputs = processor(
@@ -64,8 +66,9 @@ def by_generate(
                 pad_token_id=processor.tokenizer.pad_token_id,
                 **options,
             )
-        found = found[:, inputs["input_ids"].shape[1] :]
-        answers += processor.tokenizer.batch_decode(found, skip_special_tokens=False)
+        for row in found[:, inputs["input_ids"].shape[1] :].tolist():
+            end = next((place for place, token in enumerate(row) if token in stops), len(row))  # padding follows
+            answers.append(processor.tokenizer.decode(row[:end], skip_special_tokens=False))
     return answers
 
 
