@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxtune.documents import DocumentError, parse_json, parse_yaml
+from boxtune.documents import DocumentError, RefusedError, parse_json, parse_yaml
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -108,6 +108,13 @@ def test_json_that_no_honest_file_holds(text, said):
     with pytest.raises(DocumentError, match=said) as caught:
         parse_json(text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_stands_twice_among_very_many_is_found_at_once():
+    begin = time.thread_time()
+    with pytest.raises(RefusedError, match="the key 'k99999' stands twice"):
+        parse_json("{" + ",".join(f'"k{number}":1' for number in range(100_000)) + ',"k99999":2}')
+    assert time.thread_time() - begin < 5
 
 
 def test_numbers_without_end_are_for_the_reader_to_refuse():

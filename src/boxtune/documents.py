@@ -8,6 +8,7 @@ refused, since ten lines of them unfold to gigabytes; so are its tags for anythi
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Hashable
 from typing import Any, Final
 
@@ -81,8 +82,8 @@ def _told(error: yaml.MarkedYAMLError) -> str:
 def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise RefusedError(f"the key {next(key for key in keys if keys.count(key) > 1)[:80]!r} stands twice")
+        times = Counter(key for key, _ in pairs)  # counted in one pass: an object may have millions of keys
+        raise RefusedError(f"the key {next(key for key in times if times[key] > 1)[:80]!r} stands twice")
     return content
 
 
