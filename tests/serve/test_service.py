@@ -108,6 +108,11 @@ REFUSED = {
         lambda c: c.request("POST", "/detect", b"[" * 90_000, content_type="application/json"),
         "not JSON",
     ),
+    "a key twice in JSON": (
+        400,
+        lambda c: c.request("POST", "/detect", b'{"image": "", "image": ""}', content_type="application/json"),
+        "The body has what is not taken here: the key 'image' stands twice.",
+    ),
     "bytes that are no text": (
         400,
         lambda c: c.request("POST", "/detect", b'{"a": "\xff"}', content_type="application/json"),

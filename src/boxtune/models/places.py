@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from boxtune import hub
-from boxtune.documents import parse_json
+from boxtune.documents import RefusedError, parse_json
 from boxtune.errors import ModelError
 from boxtune.models.contract import FILE_NAME
 from boxtune.models.families import family
@@ -175,6 +175,8 @@ def _check_file(path: Path) -> None:
     """A clear word before transformers fills in what is missing: its defaults are those of a 72B model."""
     try:
         settings = parse_json(path.read_bytes())
+    except RefusedError as error:
+        raise ModelError(f"{path} has what is not taken here ({error}): copy the model's config.json again.") from None
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error}): give a model's config.json.") from None
     if not isinstance(settings, dict) or "model_type" not in settings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from boxtune.config.wording import in_words
+from boxtune.documents import DocumentError, RefusedError, parse_json
 from boxtune.errors import DataError, TooLargeError, nearest
 from boxtune.inference.detector import Decoder
 from boxtune.inference.uploads import UploadLimits
@@ -123,8 +123,10 @@ async def _read_form(request: Request) -> tuple[Asked, bytes, str]:
 async def _read_json(request: Request) -> tuple[Asked, bytes, str]:
     body = await request.body()
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError) as error:  # the last: lists in lists without end
+        fields = parse_json(body)
+    except RefusedError as error:
+        raise HTTPException(400, f"The body has what is not taken here: {error}.") from None
+    except DocumentError as error:
         raise HTTPException(400, f"The body is not JSON ({error}).") from None
     if not isinstance(fields, dict):
         raise HTTPException(422, "The body must be a JSON object with the picture in 'image'.")
