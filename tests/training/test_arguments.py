@@ -7,9 +7,11 @@ import inspect
 import pytest
 import torch
 from transformers import TrainingArguments
+from transformers.utils import logging
 
+from boxtune.config.load import load_config
 from boxtune.errors import ConfigError
-from boxtune.training.arguments import check_device
+from boxtune.training.arguments import check_device, training_arguments
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,17 @@ def test_a_gpu_that_the_trainer_would_not_take_is_refused(device, environment, r
 def test_transformers_still_takes_the_first_gpu():
     """Where it no longer does, `check_device` refuses what would work."""
     assert 'torch.device(\n                    "cuda:0"' in inspect.getsource(TrainingArguments._setup_devices.func)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_no_process_is_louder_than_it_was_told_to_be(rank, monkeypatch):
+    settings = ["trainer.per_device_train_batch_size=1", "trainer.learning_rate=1e-4", "data.num_workers=0"]
+    settings += ["trainer.num_train_epochs=1", "trainer.max_steps=1", "model.device=cpu"]
+    arguments = training_arguments(load_config(None, settings))
+    monkeypatch.setattr(TrainingArguments, "should_log", rank == "0")
+    before = logging.get_verbosity()
+    try:
+        logging.set_verbosity_error()
+        assert arguments.get_process_log_level() == logging.ERROR
+    finally:
+        logging.set_verbosity(before)

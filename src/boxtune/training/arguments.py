@@ -108,7 +108,8 @@ def training_arguments(config: Config) -> TrainingArguments:
 
 # Looking for parameters without a gradient costs time at every step, passes over a head, which is no part of the
 # model's forward, and finds none: the first step is looked at (callbacks/audit.py).
-_OF_PROCESSES = {"ddp_find_unused_parameters": False}
+# By default all but the first process would be louder than the first, which speaks as loudly as it was told to.
+_OF_PROCESSES: dict[str, Any] = {"ddp_find_unused_parameters": False, "log_level_replica": "passive"}
 
 
 def _of_loading(on_gpu: bool) -> dict[str, Any]:
