@@ -10,13 +10,14 @@ from typing import Final
 from boxtune.errors import ConfigError, ModelError
 from boxtune.inference.detector import Decoder
 from boxtune.models.contract import FILE_NAME
+from boxtune.models.detection_head.saving import CONFIG_FILE as HEAD_CONFIG
 from boxtune.models.detection_head.saving import has_head
 from boxtune.models.load import check_model
 
 REPORT: Final = "report.html"
 
 _DEPTH = 4  # runs/NAME/stage-2/model: no deeper, so that a whole disk is not walked
-_WEIGHTS = ("config.json", "adapter_config.json")
+_WEIGHTS = ("config.json", "adapter_config.json", HEAD_CONFIG)
 
 
 @dataclass(frozen=True)

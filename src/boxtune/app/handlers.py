@@ -130,7 +130,7 @@ class Handlers:
                 gr.Dropdown(choices=names),
                 gr.Dropdown(choices=[("none", ""), *((name, name) for name in names)]),
                 gr.Dropdown(choices=reports, value=first, visible=bool(reports)),
-                self.report(first),
+                _frame(first) if first else self._no_report(),
             )
 
     # ---- asking ------------------------------------------------------------------------------------------------------
@@ -187,22 +187,21 @@ class Handlers:
         """A frame around a report, which may run its own script and nothing else; or why there is none."""
         with told():
             if not name:
-                return f'<div class="bt-empty">{html.escape(self._no_report())}</div>'
+                return self._no_report()
             if name not in self.catalogue.reports():
                 raise DataError(f"No report of '{name}' is there any more: load the page again.")
-            place = html.escape(f"/reports?run={quote(name, safe='')}")
-            locked = 'sandbox="allow-scripts" loading="lazy"'
-            return f'<iframe class="bt-report" {locked} src="{place}" title="{html.escape(name)}"></iframe>'
+            return _frame(name)
 
     # ---- within ------------------------------------------------------------------------------------------------------
 
     def _no_report(self) -> str:
         runs = self.catalogue.runs
         also = f"below {runs}" if runs else "nowhere else, since no --runs was given"
-        return (
+        said = (
             f"No report yet: looked for report.html in the folders of --model and {also}. boxtune train and boxtune "
             "evaluate write one; load this page again then."
         )
+        return f'<div class="bt-empty">{html.escape(said)}</div>'
 
     def _upload(self, path: str) -> Path:
         """A file that was uploaded to this app."""
@@ -228,6 +227,12 @@ class Handlers:
         if choice is None:
             raise ConfigError(f"'{model}' is not one of the models that the app was started with: load the page again.")
         return choice.decoders
+
+
+def _frame(name: str) -> str:
+    place = html.escape(f"/reports?run={quote(name, safe='')}")
+    locked = 'sandbox="allow-scripts" loading="lazy"'
+    return f'<iframe class="bt-report" {locked} src="{place}" title="{html.escape(name)}"></iframe>'
 
 
 def _kept(side: Side, pictures: Sequence[Picture]) -> Found:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from boxtune.inspection.dataset_explore import Exploration
 
 _HOME = Path("runs/inspect")
-_PAINTED = "synthetic:"
 
 
 def command(
@@ -89,19 +88,20 @@ def command(
 
 def _declared_splits(data: str, split: str | None, data_format: str | None) -> list[str]:
     """Those that were looked at together: one that was asked for is alone, and a painted set is its train split."""
-    from boxtune.data.dataset import available_splits
+    from boxtune.data.dataset import SYNTHETIC, available_splits
 
-    return [] if split is not None or data.startswith(_PAINTED) else available_splits(data, data_format)
+    return [] if split is not None or data.startswith(SYNTHETIC) else available_splits(data, data_format)
 
 
 def _boxes_only(data: str, split: str | None, data_format: str | None, output_dir: Path | None, json: bool) -> None:
+    from boxtune.data.dataset import SYNTHETIC
     from boxtune.data.formats.place import parse_place
     from boxtune.errors import DataError
     from boxtune.inspection.dataset_boxes import read_annotations
     from boxtune.inspection.dataset_explore import explore_table
     from boxtune.inspection.dataset_page import write_dataset_page
 
-    if data.startswith(_PAINTED):
+    if data.startswith(SYNTHETIC):
         raise DataError(f"--boxes-only reads annotations as they are written, and '{data}' has none: leave it out.")
     table, skipped = read_annotations(data, split, data_format)
     name = parse_place(data).name

@@ -103,10 +103,10 @@ def _inspect(
         typer.echo(json_module.dumps(fields, indent=2))
         return
     console = Console()
-    name = f"{model} (adapter on {skeleton.base})" if skeleton.has_adapter else model
+    name = f"{model} ({skeleton.part} on {skeleton.base})" if skeleton.part else model
     model_tables.print_architecture(architecture, name, console)
-    if skeleton.adapter_note is not None:
-        model_tables.say(console, skeleton.adapter_note)
+    if skeleton.note is not None:
+        model_tables.say(console, skeleton.note)
     for title, plan in plans.items():
         model_tables.print_plan(plan, title, console)
     if memory:

@@ -11,7 +11,7 @@ from boxtune.cli.options import OutputDir
 
 
 def command(
-    adapter: Annotated[Path, typer.Option("--adapter", help="Folder of a LoRA run.")],
+    adapter: Annotated[Path, typer.Option("--adapter", help="Folder of a LoRA run, or of a head trained alone.")],
     output_dir: OutputDir,
     base: Annotated[
         Literal["auto", "dequantized", "original"],
@@ -21,7 +21,7 @@ def command(
         Literal["float32", "bfloat16"], typer.Option("--dtype", help="Of the written weights.")
     ] = "float32",
 ) -> None:
-    """Fold an adapter into its base model; says done only when both give the same logits.
+    """Fold an adapter into its base model, or put a head beside it; says done only when both give the same logits.
 
     The folder is a plain checkpoint: transformers and what is built on it open it.
     """

@@ -89,7 +89,8 @@ def command(
         shown = open_examples(examples, examples_from)
         detector = open_detector(engine, model, device=device, quantize=quantize, examples=shown, **asking)
         check_examples(shown, detector.labels)
-        for note in filter(None, (passed_by(image), detector.untaught_labels, examples_note(detector))):
+        others = passed_by(image) if processes.is_first() else None
+        for note in filter(None, (others, detector.untaught_labels, examples_note(detector))):
             say(aside, note)
         coco_root = (image if image.is_dir() else image.parent) if coco else None
         written: dict[str, Any] = {"min_score": min_score, "console": aside, "shared": True, "coco_root": coco_root}
@@ -118,7 +119,7 @@ def _predict_on_ray(
     from boxtune.cli.options import check_writable, require_extra, split_labels, tell_of_packed_base
     from boxtune.console import say
     from boxtune.inference.coco_dataset import COCO_FILE, write_coco_dataset
-    from boxtune.inference.pictures import passed_by, refuse, summary, write_left_out
+    from boxtune.inference.pictures import refuse, summary, write_left_out
     from boxtune.inference.prediction import asked_labels
     from boxtune.inference.ray_engine import do_on_ray
     from boxtune.inference.shards import FoundPictures, asked_of, bad_pictures, begin_or_go_on, count_found
@@ -134,8 +135,6 @@ def _predict_on_ray(
     work = begin_or_go_on(output_dir, asked_of(model, image, labels=names, **asking), on_error, aside)
     if contract is not None:
         tell_of_packed_base(contract.quantized_base, asking["quantize"])
-    if note := passed_by(image):
-        say(aside, note)
     missing = work.missing
     if len(missing) < work.num_shards:
         say(aside, f"{work.num_shards - len(missing)} of {work.num_shards} shards were done before and are kept.")

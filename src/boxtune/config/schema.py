@@ -371,8 +371,13 @@ class Config(Section):
         """Who names the boxes in evaluations, `auto` resolved; the areas are fitted."""
         if self.evaluation.decoder != "auto":
             return self.evaluation.decoder
-        frozen = {self.adapter.language, self.adapter.vision, self.adapter.merger} == {"frozen"}
-        return "head" if self.model.detection_head and frozen else "text"
+        return "head" if self.trains_head_alone else "text"
+
+    @property
+    def trains_head_alone(self) -> bool:
+        """Whether a detection head is trained beside a model that is frozen; the areas are fitted."""
+        areas = {self.adapter.language, self.adapter.vision, self.adapter.merger}
+        return self.model.detection_head and areas == {"frozen"}
 
     def changed(self, section: str, **values: Any) -> Config:
         """A copy with other values in one section; they are not validated again."""

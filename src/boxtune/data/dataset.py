@@ -23,7 +23,7 @@ from boxtune.errors import DataError
 
 OnError = Literal["refuse", "skip"]
 
-_SYNTHETIC = "synthetic:"
+SYNTHETIC = "synthetic:"
 _NAMED_IN_MESSAGE = 3
 
 
@@ -167,7 +167,7 @@ def load_dataset(
     """
     if on_error not in ("refuse", "skip"):
         raise DataError(f"on_error is '{on_error}'; use 'refuse' or 'skip'.")
-    if str(spec).startswith(_SYNTHETIC):
+    if str(spec).startswith(SYNTHETIC):
         from boxtune.data.synthetic import load_synthetic
 
         return load_synthetic(str(spec), None if split is None else canonical_split(split))
@@ -198,7 +198,7 @@ def available_splits(spec: str | Path, format: str | None = None) -> list[str]:
     Raises:
         DataError: no such data set or format.
     """
-    if str(spec).startswith(_SYNTHETIC):
+    if str(spec).startswith(SYNTHETIC):
         return ["train", "val", "test"]
     with _unreadable_as_data_error(str(spec)):
         place = parse_place(str(spec))

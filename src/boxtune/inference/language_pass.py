@@ -135,7 +135,7 @@ def run_layers(
     begin: int = 0,
     end: int | None = None,
 ) -> torch.Tensor:
-    """`[B, L, H]` embeddings → `[B, L, H]` states after the last norm.
+    """`[B, L, H]` embeddings → `[B, L, H]` states behind the layers that are run.
 
     Args:
         bare: model of transformers.
@@ -151,12 +151,13 @@ def run_layers(
     kinds = getattr(language.config, "layer_types", None) or ["full_attention"] * len(language.layers)
     hidden, rotary = embeddings, language.rotary_emb(embeddings, positions)
     kept: Sequence[LayerSlots | None] = memory or [None] * len(language.layers)
-    for index, (layer, slots) in list(enumerate(zip(language.layers, kept, strict=True)))[begin:end]:
-        hidden = layer(
+    assert len(kept) == len(language.layers)
+    for index in range(len(language.layers))[begin:end]:
+        hidden = language.layers[index](
             hidden,
             attention_mask=masks[kinds[index]],
             position_embeddings=rotary,
-            past_key_values=slots,
+            past_key_values=kept[index],
             **(borders or {}),
         )
         if seen is not None and index < len(seen.deepstack):

@@ -24,6 +24,7 @@ from boxtune.inference.ahead import ahead
 from boxtune.inference.uploads import MOST_STRETCHED
 
 SKIPPED_FILE: Final = "skipped.jsonl"
+HOW_TO_GO_ON: Final = "Or leave such pictures out: --on-error skip."
 _OTHER_PICTURES: Final = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"})
 _NAMED_IN_MESSAGE: Final = 3
 _BLOCK: Final = 64  # pictures that one process looks at in a row
@@ -140,10 +141,7 @@ def refuse(bad: Sequence[SkippedRecord], num_pictures: int) -> None:
         raise DataError(first)
     if len(bad) == num_pictures:
         raise DataError(f"None of {num_pictures} pictures can be read: {first}{more}")
-    raise DataError(
-        f"{len(bad)} of {num_pictures} pictures cannot be read: {first}{more} "
-        "Or leave such pictures out: --on-error skip."
-    )
+    raise DataError(f"{len(bad)} of {num_pictures} pictures cannot be read: {first}{more} {HOW_TO_GO_ON}")
 
 
 def open_picture(path: Path) -> Image.Image:

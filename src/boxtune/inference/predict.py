@@ -20,7 +20,7 @@ from boxtune.detections import Detections, xyxy_to_xywh
 from boxtune.errors import DataError, SaveError
 from boxtune.inference.coco_dataset import COCO_FILE, FoundPicture, write_coco_dataset
 from boxtune.inference.draw import draw_detections
-from boxtune.inference.pictures import left_out, name_in, open_picture, refuse, write_left_out
+from boxtune.inference.pictures import HOW_TO_GO_ON, left_out, name_in, open_picture, refuse, write_left_out
 from boxtune.inference.prediction import AnyDetector
 
 
@@ -137,8 +137,8 @@ def _drawn(
                 image = open_picture(paths[place])
             except DataError as error:
                 if on_error == "refuse":
-                    hint = " Or leave such pictures out: --on-error skip. Begin again in another folder."
-                    raise DataError(str(error) + (hint if len(paths) > 1 else "")) from error
+                    hint = f" {HOW_TO_GO_ON} Begin again in another folder." if len(paths) > 1 else ""
+                    raise DataError(f"{error}{hint}") from error
                 bad.append(left_out(paths[place], error))
             else:
                 pending.append((place, image))

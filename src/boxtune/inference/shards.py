@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
 
+from boxtune.console import say
 from boxtune.data.dataset import OnError
 from boxtune.data.formats.state import files_below
 from boxtune.data.images import IMAGE_SUFFIXES
@@ -28,7 +29,16 @@ from boxtune.documents import parse_json
 from boxtune.errors import ConfigError, DataError, SaveError
 from boxtune.inference.coco_dataset import FoundPicture
 from boxtune.inference.detector import load_detector
-from boxtune.inference.pictures import find_images, left_out, look_at_headers, name_in, open_picture, refuse
+from boxtune.inference.pictures import (
+    HOW_TO_GO_ON,
+    find_images,
+    left_out,
+    look_at_headers,
+    name_in,
+    open_picture,
+    passed_by,
+    refuse,
+)
 from boxtune.inference.prediction import AnyDetector
 from boxtune.models.fingerprint import weights_fingerprint
 from boxtune.whole_files import whole_file
@@ -170,6 +180,8 @@ def _begin(folder: Path, asked: Asked, on_error: OnError, console: Console | Non
     if others:
         raise ConfigError(f"{folder} is not an empty folder: choose another --output-dir, nothing is written over.")
     pictures = _list_pictures(Path(asked.image))
+    if console is not None and (note := passed_by(Path(asked.image))):
+        say(console, note)
     if on_error == "refuse":
         refuse(look_at_headers(pictures, console), len(pictures))
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +224,7 @@ def look_at(
                 image = open_picture(Path(path))
             except DataError as error:
                 if on_error == "refuse":
-                    raise DataError(f"{error} Or leave such pictures out: --on-error skip.") from error
+                    raise DataError(f"{error} {HOW_TO_GO_ON}") from error
                 rows[place] = {"picture": path, "status": UNREADABLE, "reason": str(error)}
             else:
                 rows[place] = {"picture": path, "width": image.width, "height": image.height}

@@ -32,6 +32,7 @@ from boxtune.inference.calibrator import Calibrator, read_calibrator
 from boxtune.inference.decoding import answer_of
 from boxtune.inference.prediction import Prediction, asked_labels, made_out, question_style
 from boxtune.inference.writing import stops_of
+from boxtune.models.bases import base_of_head, check_base
 from boxtune.models.contract import Contract, check_pixel_limits, default_contract
 from boxtune.models.detection_head.saving import WEIGHTS_FILE, has_head
 from boxtune.models.load import check_model
@@ -202,13 +203,14 @@ def load_vllm_detector(
     """
     contract = _check_for_vllm(model)
     llm_class = _llm_class()
-    processor, config = load_processor(model), load_config(model)
+    weights = base_of_head(Path(model)) or model  # a head that was trained alone: the text is its base's
+    processor, config = load_processor(model), load_config(weights)
     if contract is None:
         contract = default_contract(config.model_type, processor)
     else:
         check_pixel_limits(contract, processor, Path(model))
     calibrator = read_calibrator(Path(model)) if calibrated else None
-    home = str(embedded_folder()) if model == EMBEDDED else model
+    home = str(embedded_folder()) if weights == EMBEDDED else weights
     with _in_our_words(f"vLLM cannot open '{model}'"):
         llm = llm_class(
             model=_without_head(home),
@@ -220,7 +222,9 @@ def load_vllm_detector(
             mm_processor_cache_gb=0,  # no image is seen twice
             enable_prefix_caching=False,
         )
-    stops = stops_of(_generation_config(model, home, config), processor.tokenizer)
+    if weights != model:
+        check_base(Path(model), weights)
+    stops = stops_of(_generation_config(weights, home, config), processor.tokenizer)
     options = {"calibrator": calibrator, "batch_size": batch_size, **options}
     return VllmDetector(llm, processor, contract, stops, **options)
 
@@ -234,7 +238,8 @@ def _check_for_vllm(model: str) -> Contract | None:
     if base_of_adapter(Path(model)) is not None:
         raise ModelError(f"{model} is an adapter: merge it first, boxtune merge --adapter {model} --output-dir MERGED.")
     contract = check_model(model)
-    rope = getattr(load_config(model).vision_config, "rope_parameters", None) or {}
+    config = load_config(base_of_head(Path(model)) or model)
+    rope = getattr(config.vision_config, "rope_parameters", None) or {}
     if (theta := rope.get("rope_theta", _VISION_ROPE_THETA)) != _VISION_ROPE_THETA:
         raise ModelError(
             f"The vision tower of '{model}' counts positions with rope_theta={theta:g}, and vLLM knows only "

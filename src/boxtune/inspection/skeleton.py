@@ -16,9 +16,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from boxtune.errors import ModelError
 from boxtune.models.areas import bare_name
+from boxtune.models.bases import base_of
+from boxtune.models.detection_head.head import DetectionHead
+from boxtune.models.detection_head.saving import read_head_config
 from boxtune.models.families import Family, family
-from boxtune.models.places import LOADING_ERRORS, base_of_adapter, in_one_line, load_config
-from boxtune.models.strangers import read_adapter_config
+from boxtune.models.places import LOADING_ERRORS, in_one_line, load_config
+from boxtune.models.strangers import ADAPTER_CONFIG, read_adapter_config
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Skeleton:
     Attributes:
         model: of transformers, or a PeftModel around it.
         name: as asked for.
-        base: name of the model below an adapter; else the same as `name`.
+        base: name of the model below an adapter or beside a head that was trained alone; else the same as `name`.
     """
 
     model: Any
@@ -41,15 +44,22 @@ class Skeleton:
         return family(self.model.config)
 
     @property
-    def has_adapter(self) -> bool:
-        """Whether the name was that of an adapter folder."""
-        return self.base != self.name
+    def part(self) -> str | None:
+        """What the folder holds beside the name of its base: `adapter` or `detection head`; None: all of a model."""
+        if self.base == self.name:
+            return None
+        return "adapter" if hasattr(self.model, "peft_config") else "detection head"
 
     @property
-    def adapter_note(self) -> str | None:
-        """A sentence on the adapter, None without one."""
-        if not self.has_adapter:
+    def note(self) -> str | None:
+        """A sentence on the adapter or the head, None without one."""
+        if self.part is None:
             return None
+        if self.part == "detection head":
+            with torch.device("meta"):
+                head = DetectionHead(read_head_config(Path(self.name)))
+            size = sum(parameter.numel() for parameter in head.parameters())
+            return f"The detection head in {self.name}: {size:,} parameters, not counted here, beside {self.base}."
         wrapped = [bare_name(name) for name, module in self.model.named_modules() if isinstance(module, BaseTunerLayer)]
         areas = Counter(map(self.family.area_of, wrapped))
         where = ", ".join(f"{count} layers of {area}" for area, count in areas.items())
@@ -66,21 +76,23 @@ def load_skeleton(name: str, *, trust_remote_code: bool = False) -> Skeleton:
     """The model of a name, without weights.
 
     Args:
-        name: a folder with config.json (weights or none), a config.json, an adapter folder (its base is looked up), a
-            hub id (only its config.json is fetched), `embedded`, or `tiny:FAMILY`.
+        name: a folder with config.json (weights or none), a config.json, the folder of an adapter or of a head
+            alone (its base is looked up), a hub id (only its config.json is fetched), `embedded`, or `tiny:FAMILY`.
         trust_remote_code: run code that comes with the model; off unless the user says so.
 
     Raises:
         ModelError: no such model, no config.json, another family, or sizes that make no model.
     """
-    base = base_of_adapter(Path(name))
+    base = base_of(Path(name))
     if base is None:
         return Skeleton(_build(name, trust_remote_code), name, name)
     try:
         model = _build(base, trust_remote_code)
     except ModelError as error:
-        raise ModelError(f"The adapter in {name} was trained on '{base}', which cannot be opened: {error}") from error
-    return Skeleton(_with_adapter(model, name), name, base)
+        raise ModelError(f"{name} was trained on '{base}', which cannot be opened: {error}") from error
+    if (Path(name) / ADAPTER_CONFIG).is_file():
+        model = _with_adapter(model, name)
+    return Skeleton(model, name, base)
 
 
 def _build(name: str, trust_remote_code: bool) -> Any:

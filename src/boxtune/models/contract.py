@@ -38,6 +38,8 @@ class Contract:
         base_weights: of an adapter that was trained on an earlier stage of a recipe: the fingerprint of that stage's
             weights (see models/fingerprint.py).
         num_examples: worked examples that each question was shown with in training; it may be asked without.
+        base_of_head: of a detection head that was trained alone: the model that it belongs to, which is not in the
+            folder (see models/bases.py). None: the folder holds a model, or an adapter, which names its base itself.
     """
 
     model_type: str
@@ -52,6 +54,7 @@ class Contract:
     quantized_base: dict[str, str] | None = None
     base_weights: str | None = None
     num_examples: int = 0
+    base_of_head: dict[str, str] | None = None
 
     @property
     def family(self) -> Family:

@@ -1,4 +1,4 @@
-"""A model by its name: a folder, a hub id, an adapter folder, `embedded`, or `tiny:FAMILY`."""
+"""A model by its name: a folder, a hub id, the folder of an adapter or of a head alone, `embedded`, `tiny:FAMILY`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from boxtune.errors import ModelError
+from boxtune.models.bases import base_of, check_base
 from boxtune.models.contract import (
     FILE_NAME,
     RUN_FILE,
@@ -19,13 +20,13 @@ from boxtune.models.contract import (
     read_contract,
 )
 from boxtune.models.detection_head.head import DetectionHead
+from boxtune.models.detection_head.saving import CONFIG_FILE as HEAD_CONFIG
 from boxtune.models.detection_head.saving import has_head, load_head
 from boxtune.models.families import Family, family
 from boxtune.models.places import (
     EMBEDDED,
     LOADING_ERRORS,
     RECIPE_FILE,
-    base_of_adapter,
     embedded_folder,
     hub_options,
     in_one_line,
@@ -35,7 +36,7 @@ from boxtune.models.places import (
     no_model,
 )
 from boxtune.models.quantize import Quantize, check_precision, quantization_config, require_bitsandbytes, settle
-from boxtune.models.strangers import check_weights, read_adapter_config
+from boxtune.models.strangers import ADAPTER_CONFIG, check_weights, read_adapter_config
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class LoadedModel:
         processor: with the pixel limits of the contract.
         contract: saved with the model, or the family's defaults.
         trained_here: whether the contract was saved with the model.
-        base: name of the model that the weights come from (of an adapter: its base).
+        base: name of the model that the weights come from (of an adapter, or of a head alone: its base).
         head: the detection head that was saved beside the weights, in fp32 and not a part of `model`; None: there is
             none.
     """
@@ -86,23 +87,26 @@ def load_model(
             adapter that was trained so loads on the unpacked base unless told otherwise.
 
     Raises:
-        ModelError: no such model, no weights, another family, a folder that contradicts itself, or no 4 bits here.
+        ModelError: no such model, no weights, another family, a folder that contradicts itself, a base that has changed
+            under a head, or no 4 bits here.
     """
     options = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": trust_remote_code}
     if quantize == "nf4":
         require_bitsandbytes(device)
     if name.startswith("tiny:"):
         return _tiny(name, options, device, quantize)
-    folder, adapter_base = _places(name)
-    base = adapter_base or (EMBEDDED if name == EMBEDDED else str(folder if folder.is_dir() else name))
-    if adapter_base is not None and adapter_base.startswith("tiny:"):
-        model = _tiny(adapter_base, options, device, quantize).model
+    folder, named = _places(name)
+    base = named or (EMBEDDED if name == EMBEDDED else str(folder if folder.is_dir() else name))
+    if named is not None and named.startswith("tiny:"):
+        model = _tiny(named, options, device, quantize).model
     else:
         base_path = str(embedded_folder()) if base == EMBEDDED else base
         model = _from_pretrained(base_path, options, device, quantize)
         model.name_or_path = base  # what an adapter's configuration will name, the same on every machine
-    if adapter_base is not None:
+    if (folder / ADAPTER_CONFIG).is_file():
         model = _with_adapter(model, folder, trainable)
+    elif named is not None:
+        check_base(folder, base)
     processor = load_processor(str(folder) if folder.is_dir() else name, trust_remote_code=trust_remote_code)
     contract = read_contract(folder) if folder.is_dir() else None
     model_type = model.config.model_type
@@ -124,24 +128,24 @@ def check_model(name: str) -> Contract | None:
     if name.startswith("tiny:"):
         family(name.removeprefix("tiny:"))
         return None
-    folder, adapter_base = _places(name)
-    load_config(adapter_base or name)
+    folder, base = _places(name)
+    load_config(base or name)
     return read_contract(folder) if folder.is_dir() else None
 
 
 def _places(name: str) -> tuple[Path, str | None]:
-    """The folder of a name, which may be a hub id instead, and the base where it holds an adapter."""
+    """The folder of a name, which may be a hub id instead, and the base where it holds a part of one."""
     folder = embedded_folder() if name == EMBEDDED else Path(name)
     if not name or (not folder.is_dir() and (folder.is_file() or not may_be_hub_id(name))):
         raise no_model(name)
     _refuse_unfinished(folder)
-    return folder, base_of_adapter(folder)
+    return folder, base_of(folder)
 
 
 def _refuse_unfinished(folder: Path) -> None:
     """A run's folder gets its weights at the end; until then they are in its checkpoints."""
     being_written = (folder / RUN_FILE).is_file() and not (folder / FILE_NAME).is_file()
-    if not being_written and any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+    if not being_written and any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG, HEAD_CONFIG)):
         return
     if (folder / RECIPE_FILE).is_file() and (stages := sorted(folder.glob(f"stage-*/{FILE_NAME}"))):
         raise ModelError(f"{folder} holds the stages of a recipe: name one, the last finished is {stages[-1].parent}.")

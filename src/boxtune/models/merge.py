@@ -1,9 +1,11 @@
-"""An adapter folded into its base model, and the proof that nothing was lost.
+"""An adapter folded into its base model, or a head put beside it, and the proof that nothing was lost.
 
 An adapter that was trained on a 4-bit base has learned what goes with the rounded weights. `dequantized` folds it into
 just these, unpacked: the result answers as the trained model did. `original` folds it into the weights that were
 rounded; the result is what the adapter folder gives when it is loaded on its base unpacked. Which one is better on
 unseen images has to be measured; which one was trained is known, and is the default.
+
+A head that was trained alone leaves its base as it is: the two are written to one folder, which then needs no other.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from typing import Any, Literal
 import torch
 
 from boxtune.errors import ModelError
+from boxtune.models.bases import base_of_head
 from boxtune.models.contract import FILE_NAME, RUN_FILE, Contract
+from boxtune.models.detection_head.saving import CONFIG_FILE as HEAD_CONFIG
 from boxtune.models.detection_head.saving import save_head
 from boxtune.models.fingerprint import weights_fingerprint
 from boxtune.models.load import LoadedModel, load_model
@@ -40,7 +44,7 @@ def merge_adapter(adapter: Path, output_dir: Path, *, base: Base = "auto", dtype
     evaluation knows the images that were trained on.
 
     Args:
-        adapter: folder of a LoRA run.
+        adapter: folder of a LoRA run, or of a head that was trained alone.
         output_dir: new or empty. Gets what a checkpoint on the hub has, in the names that it has there.
         base: see the module; `auto` is `dequantized` for an adapter that was trained on 4 bits.
         dtype: float32 or bfloat16, of the written weights.
@@ -49,8 +53,10 @@ def merge_adapter(adapter: Path, output_dir: Path, *, base: Base = "auto", dtype
         ModelError: no adapter, a folder that is not empty, a base that does not fit or has changed, or logits that
             differ by more than the tolerance.
     """
-    if not (adapter / "adapter_config.json").is_file():
-        if checkpoints := sorted(adapter.glob("checkpoint-*/adapter_config.json"), key=lambda p: p.stat().st_mtime):
+    if not (adapter / "adapter_config.json").is_file() and base_of_head(adapter) is None:
+        heads = [path for path in adapter.glob(f"checkpoint-*/{HEAD_CONFIG}") if base_of_head(path.parent) is not None]
+        parts = [*adapter.glob("checkpoint-*/adapter_config.json"), *heads]
+        if checkpoints := sorted(parts, key=lambda path: path.stat().st_mtime):
             raise ModelError(f"{adapter} is an unfinished run: finish it, or merge {checkpoints[-1].parent}.")
         if stages := sorted(adapter.glob("stage-*/adapter_config.json")):
             raise ModelError(f"{adapter} holds the stages of a recipe: merge {stages[-1].parent}.")
@@ -61,7 +67,8 @@ def merge_adapter(adapter: Path, output_dir: Path, *, base: Base = "auto", dtype
     loaded = _with_base(adapter, base)
     inputs = probe_inputs(loaded.processor)
     before = _logits(loaded.model, inputs)
-    merged = loaded.model.merge_and_unload(safe_merge=True)
+    model = loaded.model
+    merged = model.merge_and_unload(safe_merge=True) if hasattr(model, "peft_config") else model
     _check(_difference(_logits(merged, inputs), before), TOLERANCE[torch.float32], "nothing was written")
     _write(merged.to(dtype), loaded, adapter, output_dir)
     read = load_model(str(output_dir), dtype=dtype)
@@ -121,7 +128,7 @@ def _write(merged: Any, loaded: LoadedModel, adapter: Path, output_dir: Path) ->
         save_head(loaded.head, output_dir)
     if (adapter / RUN_FILE).is_file():
         shutil.copyfile(adapter / RUN_FILE, output_dir / RUN_FILE)
-    replace(loaded.contract, quantized_base=None, base_weights=None).save(output_dir)
+    replace(loaded.contract, quantized_base=None, base_weights=None, base_of_head=None).save(output_dir)
 
 
 def _check(difference: float, allowed: float, consequence: str) -> None:

@@ -68,12 +68,22 @@ def check_weights(folder: Path) -> None:
     Raises:
         ModelError: names the file, and what to do about it.
     """
+    if not files_of_weights(folder):
+        _refuse_pickles(folder, ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt"), _WEIGHTS)
+        # none at all: transformers says so
+
+
+def files_of_weights(folder: Path) -> list[str]:
+    """Names of the files that transformers would read a model's weights from, sorted; none where it would find none.
+
+    Raises:
+        ModelError: an index that cannot be read, or that names other files than safetensors in the folder.
+    """
     index = folder / _INDEX
     if (folder / _WEIGHTS).is_file():
-        return
+        return [_WEIGHTS]
     if not index.is_file():
-        _refuse_pickles(folder, ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt"), _WEIGHTS)
-        return  # none at all: transformers says so
+        return []
     try:
         files = set(parse_json(index.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -84,6 +94,7 @@ def check_weights(folder: Path) -> None:
             f"{index} names {some(strange)}: weights are read from .safetensors files in the folder itself only. Copy "
             "the model again, or convert it."
         )
+    return sorted(files)
 
 
 def check_sizes(settings: dict[str, Any], path: Path) -> None:

@@ -7,7 +7,7 @@ The keys on top are those of the hub (huggingface.co/docs/hub/model-cards).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 
@@ -18,9 +18,23 @@ from boxtune.inference.calibrator import FILE_NAME as CALIBRATION_FILE
 from boxtune.models.contract import RUN_FILE, Contract, read_contract
 from boxtune.models.detection_head.saving import has_head
 from boxtune.models.places import EMBEDDED, TINY, may_be_hub_id
+from boxtune.models.strangers import ADAPTER_CONFIG
 from boxtune.publishing.files import base_on_hub
 from boxtune.publishing.licence import Licence
 
+Part = Literal["adapter", "head"] | None
+"""What a folder holds that names its base; None: all of a model."""
+_KINDS: Final[dict[Part, str]] = {
+    "adapter": "LoRA adapter of",
+    "head": "detection head, trained beside",
+    None: "model, trained from",
+}
+_LIBRARIES: Final[dict[Part, str]] = {"adapter": "peft", "head": "boxtune", None: "transformers"}
+_TASKS: Final[dict[Part, str]] = {
+    "adapter": "image-text-to-text",
+    "head": "object-detection",
+    None: "image-text-to-text",
+}
 _FIGURES: Final = {
     "map": "AP (IoU 0.50 to 0.95)",
     "map50": "AP at IoU 0.50",
@@ -46,12 +60,13 @@ def model_card(folder: Path, repo_id: str, licence: Licence | None = None) -> st
     contract = read_contract(folder)
     assert contract is not None
     run = _read(folder / RUN_FILE)
-    is_adapter = base_on_hub(folder) is not None
-    base = base_on_hub(folder) or run.get("base_model")
+    named = base_on_hub(folder)
+    part: Part = None if named is None else "adapter" if (folder / ADAPTER_CONFIG).is_file() else "head"
+    base = named or run.get("base_model")
     sections = [
-        _front(base, run, is_adapter, licence),
-        f"# {repo_id.partition('/')[2]}\n\n{_summary(folder, contract, base, is_adapter)}",
-        _use(repo_id),
+        _front(base, run, part, licence),
+        f"# {repo_id.partition('/')[2]}\n\n{_summary(folder, contract, base, part)}",
+        _use(repo_id, part),
         _training(run, _recipe(folder)),
         _figures(_read(folder / "metrics.json")),
         _limits(contract, licence),
@@ -59,37 +74,39 @@ def model_card(folder: Path, repo_id: str, licence: Licence | None = None) -> st
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front(base: Any, run: dict[str, Any], is_adapter: bool, licence: Licence | None) -> str:
+def _front(base: Any, run: dict[str, Any], part: Part, licence: Licence | None) -> str:
     content: dict[str, Any] = {} if licence is None else dict(licence.front)
     if _is_hub_id(base):
-        content |= {"base_model": base, "base_model_relation": "adapter" if is_adapter else "finetune"}
+        content |= {"base_model": base, "base_model_relation": "adapter" if part else "finetune"}
     if _is_hub_id(name := _dict(run, "data").get("name")):
         content["datasets"] = [name]
-    content |= {"library_name": "peft" if is_adapter else "transformers", "pipeline_tag": "image-text-to-text"}
+    content |= {"library_name": _LIBRARIES[part], "pipeline_tag": _TASKS[part]}
     content["tags"] = ["boxtune", "object-detection", "vision-language"]
     return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"
 
 
-def _summary(folder: Path, contract: Contract, base: Any, is_adapter: bool) -> str:
-    kind = "LoRA adapter of" if is_adapter else "model, trained from"
+def _summary(folder: Path, contract: Contract, base: Any, part: Part) -> str:
     below = _code(base) if isinstance(base, str) and _may_be_named(base) else "a base model that its files do not name"
-    parts = [f"A {_code(contract.model_type)} {kind} {below}: it answers a picture with boxes around objects."]
+    parts = [f"A {_code(contract.model_type)} {_KINDS[part]} {below}: it answers a picture with boxes around objects."]
     if contract.labels:
         parts.append(f"It was taught to look for {', '.join(map(_code, contract.labels))}.")
-    if has_head(folder):
+    if part == "head":
+        parts.append("The base was frozen in training and comes from where it is: the head alone is here.")
+    elif has_head(folder):
         parts.append("It has a detection head beside the text (`--decoder head`).")
     if (folder / CALIBRATION_FILE).is_file():
         parts.append("Its scores are calibrated (`calibration.json`).")
     return " ".join(parts)
 
 
-def _use(repo_id: str) -> str:
+def _use(repo_id: str, part: Part) -> str:
+    decoder = " --decoder head" if part == "head" else ""
     return f"""## How to load it
 
 With boxtune, which asks the question of the training and reads the answer as it was taught:
 
     hf download {repo_id} --local-dir model
-    boxtune predict --model model --image photos --output-dir found
+    boxtune predict --model model{decoder} --image photos --output-dir found
 
 The question, the limits of the picture's size and the coordinates of the answer stand in `boxtune.json`; boxes are
 wrong where another program does not keep to them."""

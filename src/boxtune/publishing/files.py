@@ -10,11 +10,12 @@ from typing import Final
 
 from boxtune.errors import ModelError
 from boxtune.inference.calibrator import FILE_NAME as CALIBRATION_FILE
+from boxtune.models.bases import base_of, base_of_head
 from boxtune.models.contract import FILE_NAME, read_contract
 from boxtune.models.detection_head.saving import CONFIG_FILE as HEAD_CONFIG
 from boxtune.models.detection_head.saving import WEIGHTS_FILE as HEAD_WEIGHTS
 from boxtune.models.load import check_model
-from boxtune.models.places import EMBEDDED, TINY, base_of_adapter
+from boxtune.models.places import EMBEDDED, TINY
 from boxtune.models.strangers import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_weights, read_adapter_config
 
 _WEIGHTS: Final = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
@@ -48,7 +49,7 @@ def files_of_model(folder: Path) -> list[Path]:
     """What goes to the hub, by name.
 
     Raises:
-        ModelError: no finished run or merged model, damaged files, or an adapter that nobody else could load.
+        ModelError: no finished run or merged model, damaged files, or an adapter or head that nobody else could load.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder: name that of a finished run, or of boxtune merge.")
@@ -58,26 +59,31 @@ def files_of_model(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and _is_of_model(path.name))
     if (folder / ADAPTER_CONFIG).is_file():
         read_adapter_config(folder)
-        base_on_hub(folder)
     else:
         check_weights(folder)
-    if not any(path.suffix == ".safetensors" and path.name != HEAD_WEIGHTS for path in files):
+    base_on_hub(folder)
+    head_counts = base_of_head(folder) is not None
+    if not any(path.suffix == ".safetensors" and (head_counts or path.name != HEAD_WEIGHTS) for path in files):
         raise ModelError(f"{folder} holds no weights: finish the run first.")
     return files
 
 
 def base_on_hub(folder: Path) -> str | None:
-    """The base that an adapter names, where others can load it from; None where the folder holds no adapter.
+    """The base that an adapter, or a head that was trained alone, names, where others can load it from; None where the
+    folder holds a whole model.
 
     Raises:
         ModelError: it is a folder of this machine.
     """
-    base = base_of_adapter(folder)
+    base = base_of(folder)
     if base is None or base == EMBEDDED or base.startswith(TINY) or not Path(base).exists():
         return base
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    part = "adapter" if is_adapter else "detection head"
+    where = f"base_model_name_or_path in {ADAPTER_CONFIG}" if is_adapter else f"base_of_head.name in {FILE_NAME}"
     raise ModelError(
-        f"The adapter in {folder} names its base '{base}', a folder that others do not have: write the base's hub id "
-        f"to base_model_name_or_path in {ADAPTER_CONFIG}, or push what boxtune merge makes of the two."
+        f"The {part} in {folder} names its base '{base}', a folder that others do not have: write the base's hub id "
+        f"to {where}, or push what boxtune merge makes of the two."
     )
 
 

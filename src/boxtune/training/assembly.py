@@ -126,6 +126,7 @@ def assemble(
         speed=speed,
         packing=packing,
         objective=objective(config, loaded.head),
+        head_alone=contract.base_of_head is not None,
         kept_features=kept_features,
         interrupt=interrupt,
         parts=parts,

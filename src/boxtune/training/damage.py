@@ -21,6 +21,7 @@ from transformers.trainer_pt_utils import safe_globals
 from boxtune.config.load import flatten, read_yaml
 from boxtune.documents import parse_json
 from boxtune.errors import ConfigError, ModelError
+from boxtune.training.callbacks.best import KEPT as KEPT_OF_BEST
 from boxtune.training.callbacks.best import BestCallback
 from boxtune.training.callbacks.checkpoints import CONFIG_FILE, RUN_FILE, checkpoints
 from boxtune.training.callbacks.parts import PartsCallback
@@ -48,9 +49,7 @@ _KEPT: Final[dict[str, set[str]]] = {
     StabilityCallback.__name__: {"lowered"},
     UnloggedCallback.__name__: set(),
 }
-_KEPT_OF_BEST: Final = {
-    BestCallback.__name__: {"watched", "best_map", "best_step", "num_without_gain", "num_evaluations"},
-}
+_KEPT_OF_BEST: Final = {BestCallback.__name__: set(KEPT_OF_BEST)}
 
 
 SIZES_FILE: Final = "sizes.json"

@@ -15,7 +15,13 @@ from boxtune.training import sharding, zero
 
 
 class DividedTrainer(Trainer):
-    """As transformers' Trainer, but for how FSDP2 and ZeRO are set up, saved and resumed."""
+    """As transformers' Trainer, but for how FSDP2 and ZeRO are set up, saved and resumed.
+
+    Attributes:
+        head_alone: nothing but a detection head is trained, and its base is named: files hold the head alone.
+    """
+
+    head_alone = False
 
     def create_accelerator_and_postprocess(self) -> None:
         """As `Trainer.create_accelerator_and_postprocess`; FSDP also on a CPU."""
@@ -37,7 +43,7 @@ class DividedTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`; divided weights are put together, and written as one process writes them."""
-        only_trained = hasattr(self.model, "peft_config")
+        only_trained = self.head_alone or hasattr(self.model, "peft_config")
         if self.is_fsdp_enabled:
             self._save(output_dir, sharding.whole_weights(self.model, only_trained=only_trained))
         elif self.is_deepspeed_enabled:

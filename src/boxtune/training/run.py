@@ -39,6 +39,7 @@ from boxtune.models.areas import (
     prepare_for_training,
     recompute_activations,
 )
+from boxtune.models.bases import check_base, named_base
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.models.contract import Contract, pixel_limits, set_pixel_limits
 from boxtune.models.load import LoadedModel, load_model
@@ -138,6 +139,7 @@ def train(
     record = run_record(data, contract, loaded.base, rows, stage, engine_of(config)) | {"speed": how}
     if checkpoint is not None:
         check_unchanged(checkpoint, config, record)
+        check_base(checkpoint, loaded.base)
     home = output_dir if stage is None else output_dir.parent
     with _explained(output_dir, home):
         write_run_files(output_dir, to_yaml(config), record)
@@ -263,6 +265,7 @@ def _fit(
         quantized_base=_quantized_base(config, device),
         base_weights=None if stage is None else stage.base_weights,
         num_examples=config.data.examples,
+        base_of_head=named_base(loaded.base) if config.trains_head_alone else None,
     )
     batching: Any = config.collator.batching
     objects = None if loaded.head is None else ObjectTargets(loaded.processor, loaded.head.config)

@@ -109,12 +109,11 @@ def _compile(model: Any, config: Config) -> str:
     Compiled together with gradient checkpointing, a block of 4-bit weights keeps what checkpointing should free: 31 GiB
     instead of 11 on a model of seven billion weights (torch 2.11, bitsandbytes 0.50).
     """
-    head = attached_head(model)
-    watched = None if head is None else layer_behind(model, head.config.language_layers)
     if config.model.quantize == "nf4" and config.trainer.gradient_checkpointing:
         compile_blocks(model, language=False)
         return "vision blocks compiled (those of 4 bits would not save memory then)"
-    compile_blocks(model, apart=watched)
+    head = attached_head(model)
+    compile_blocks(model, apart=None if head is None else layer_behind(model, head.config.language_layers))
     return "blocks compiled"
 
 

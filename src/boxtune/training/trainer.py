@@ -64,9 +64,11 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
         kept_features: RunFeatures | None = None,
         interrupt: InterruptCallback | None = None,
         parts: PartsCallback | None = None,
+        head_alone: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, interrupt=interrupt, **kwargs)
+        self.head_alone = head_alone
         self.clock = clock
         self.objective: Objective = objective or Objective()
         self.terms = TermMeans()
@@ -289,12 +291,17 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
             return None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Weights as transformers or PEFT write them, and those of a detection head beside them."""
+        """Weights as transformers or PEFT write them, and those of a detection head beside them, or alone."""
         own, of_head = (None, None) if state_dict is None else split_state(state_dict)
+        folder = Path(output_dir or self.args.output_dir or "")
         with detached(self.model) as head:
-            super()._save(output_dir, own)
+            if not self.head_alone:
+                super()._save(output_dir, own)
         if head is not None and self.args.should_save:
-            save_head(head, Path(output_dir or self.args.output_dir or ""), of_head)
+            save_head(head, folder, of_head)
+        if self.head_alone and self.args.should_save:
+            processor: Any = self.processing_class
+            processor.save_pretrained(folder)
 
     def take_weights(self, checkpoint: Path) -> None:
         """Put the weights of a checkpoint into the model; optimizer and schedule stay as they are."""
@@ -311,7 +318,9 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
         if sharding.is_sharded(model):
             return  # `train` has done it before
         with detached(model) as head:
-            if isinstance(model, PreTrainedModel):
+            if self.head_alone:
+                pass  # the rest is as it was loaded
+            elif isinstance(model, PreTrainedModel):
                 saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32, use_safetensors=True)
                 model.load_state_dict(saved.state_dict())
             else:  # adapters keep their names

@@ -7,13 +7,12 @@ from urllib.parse import parse_qsl
 
 from PIL import Image
 
-from boxtune.data.dataset import DetectionDataset
+from boxtune.data.dataset import SYNTHETIC, DetectionDataset
 from boxtune.data.records import Record
 from boxtune.data.synthetic.nutrition import LABEL, plan_nutrition, render_nutrition
 from boxtune.data.synthetic.scenes import make_scene
 from boxtune.errors import DataError, nearest
 
-PREFIX = "synthetic:"
 _OPTIONS = {"n": 1000, "seed": 0, "size": 0}
 _LEAST = {"n": 1, "seed": 0, "size": 64}
 _MOST = {"n": 10_000_000, "seed": 999_999, "size": 4096}
@@ -65,11 +64,11 @@ def load_synthetic(spec: str, split: str | None = None) -> DetectionDataset:
     size = options["size"] or None
     records = [_RECORDS[name](first + i, size, f"{spec}, picture {i}") for i in range(options["n"])]
     labels = (LABEL,) if name == "nutrition" else tuple(sorted({la for r in records for la in r.detections.labels}))
-    return DetectionDataset(records, labels, PREFIX + name, split, "synthetic")
+    return DetectionDataset(records, labels, SYNTHETIC + name, split, "synthetic")
 
 
 def _parse(spec: str) -> tuple[str, dict[str, int]]:
-    name, _, query = spec.removeprefix(PREFIX).partition("?")
+    name, _, query = spec.removeprefix(SYNTHETIC).partition("?")
     if name not in _RECORDS:
         raise DataError(f"There is no synthetic data set '{name}'. {nearest(name, _RECORDS)}")
     options = dict(_OPTIONS)

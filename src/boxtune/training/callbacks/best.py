@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -12,6 +12,9 @@ from transformers.trainer_callback import ExportableState
 from boxtune.console import say
 from boxtune.training.callbacks.checkpoints import checkpoint_folder, checkpoints
 from boxtune.training.kept import kept_attributes
+
+KEPT: Final = ("watched", "best_map", "best_step", "num_without_gain", "num_evaluations")
+"""Attributes that a checkpoint keeps."""
 
 
 class BestCallback(TrainerCallback, ExportableState):
@@ -42,10 +45,9 @@ class BestCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        names = ("watched", "best_map", "best_step", "num_without_gain", "num_evaluations")
         return {
             "args": {"keep": self.keep, "patience": self.patience, "watched": self.watched},
-            "attributes": {name: getattr(self, name) for name in names},
+            "attributes": {name: getattr(self, name) for name in KEPT},
         }
 
     def on_train_begin(
