@@ -36,6 +36,14 @@ def test_a_head_brings_its_decoders(tmp_path):
     assert Catalogue(("embedded",), None).choices()["embedded"].decoders == ("text",)
 
 
+def test_a_head_that_was_trained_alone_is_a_model(tmp_path):
+    run = make_run(tmp_path / "headed")
+    (run / "config.json").unlink(missing_ok=True)
+    assert str(run) not in Catalogue((), tmp_path).choices()
+    (run / "detection_head.json").write_text("{}")
+    assert Catalogue((), tmp_path).choices()[str(run)].decoders == ("text", "head", "both")
+
+
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(ConfigError, match="check --runs"):
         open_catalogue(["embedded"], tmp_path / "nothing")

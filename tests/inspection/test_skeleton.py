@@ -53,7 +53,7 @@ def test_a_skeleton_is_the_model_without_values(model_type, tiny, tmp_path):
         skeleton = load_skeleton(name)
         assert facts(skeleton.model) == expected
         assert skeleton.family is family(model_type)
-        assert not skeleton.has_adapter
+        assert skeleton.part is None
 
 
 def test_embedded():
@@ -67,10 +67,10 @@ def test_adapter_folder_is_its_base_with_the_adapter(tmp_path):
     model.save_pretrained(tmp_path)
     skeleton = load_skeleton(str(tmp_path))
     assert facts(skeleton.model) == facts(model)
-    assert (skeleton.base, skeleton.has_adapter) == ("tiny:qwen2_5_vl", True)
-    assert f"The adapter in {skeleton.name}: LORA of rank " in skeleton.adapter_note
-    assert "Everything else is its base, tiny:qwen2_5_vl." in skeleton.adapter_note
-    assert load_skeleton("tiny:qwen2_5_vl").adapter_note is None
+    assert (skeleton.base, skeleton.part) == ("tiny:qwen2_5_vl", "adapter")
+    assert f"The adapter in {skeleton.name}: LORA of rank " in skeleton.note
+    assert "Everything else is its base, tiny:qwen2_5_vl." in skeleton.note
+    assert load_skeleton("tiny:qwen2_5_vl").note is None
 
 
 def write_config(folder, **changes):
