@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -44,8 +45,10 @@ def asked(model_folder, photos):
 @pytest.fixture(scope="module")
 def local_ray():
     """As a command begins it, once for all tests: that takes many seconds."""
-    with ray_engine._cluster() as ray:
-        yield ray
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")  # Ray's own word for what is begun without one
+        with ray_engine._cluster() as ray:
+            yield ray
 
 
 @pytest.mark.slow
@@ -129,6 +132,22 @@ def test_a_stranger_is_not_let_in(local_ray):
     )
     assert (done.returncode != 0, done.stdout) == (True, "")
     assert "token" in done.stderr.lower()
+
+
+@pytest.mark.parametrize("address", ["", " ", "local"])
+def test_without_an_address_a_ray_is_begun_here(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert ray_engine._address_of_cluster() is None
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}", "127.0.0.1:9{}"])
+def test_a_cluster_that_does_not_answer_is_told_at_once(form, cli, photos, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = form.format(free.getsockname()[1])
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    command = ["predict", "--model", "embedded", "--image", photos, "--output-dir", tmp_path / "o", "--ray"]
+    code, _, err = cli(*command, "--on-error", "skip")
+    assert (code, f"No Ray cluster at RAY_ADDRESS={address} (" in err, err.count("\n")) == (2, True, 1), err
 
 
 @pytest.mark.parametrize(

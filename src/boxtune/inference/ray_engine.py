@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -21,6 +22,8 @@ from boxtune.data.dataset import OnError
 from boxtune.errors import ConfigError, RunError, SaveError
 from boxtune.inference.shards import ShardWorker, Work
 
+_OWN: Final = "local"  # Ray's word for a cluster of this process alone
+_LONGEST_CALL_S: Final = 10.0
 _STORE_BYTES: Final = 200 * 2**20  # nothing but numbers of shards goes through it
 
 
@@ -42,7 +45,7 @@ def do_on_ray(
         on_error: what to do with a picture that cannot be read: end the work, or go on without it.
 
     Raises:
-        ConfigError: another device, or more workers than the cluster has room for.
+        ConfigError: another device, no cluster where RAY_ADDRESS says, or more workers than it has room for.
         RunError: a worker failed; the shards that were done are kept.
         SaveError: what a worker has written is not here.
     """
@@ -88,7 +91,8 @@ def _cluster() -> Iterator[Any]:
     """Ray, connected; a cluster that was begun here ends here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of what is done here
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is raised; the rest is about Ray's insides
-    if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:  # read when Ray begins, so set before
+    address = _address_of_cluster()
+    if address is None and "RAY_AUTH_MODE" not in os.environ:  # read when Ray begins, so set before
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
     import ray.data
@@ -97,15 +101,43 @@ def _cluster() -> Iterator[Any]:
         yield ray
         return
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(**quiet)
+    if address is None:  # said, or Ray would join another one that somebody has begun on this machine
+        ray.init(_OWN, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
     else:
-        ray.init(object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
+        try:
+            ray.init(address, **quiet)
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            raise _no_cluster(address, " ".join(str(error).split())) from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and told in one line
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _address_of_cluster() -> str | None:
+    """What RAY_ADDRESS says; None where Ray is to be begun here.
+
+    Raises:
+        ConfigError: nobody answers there; Ray itself would ask for many minutes.
+    """
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if address in ("", _OWN):
+        return None
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_LONGEST_CALL_S).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, getattr(error, "strerror", None) or str(error)) from None
+    return address
+
+
+def _no_cluster(address: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"No Ray cluster at RAY_ADDRESS={address} ({reason.rstrip('.')}): start one there (ray start --head), or unset "
+        "RAY_ADDRESS, and one of this machine alone is started."
+    )
 
 
 def _share(resources: dict[str, float], device: str, num_workers: int | None) -> tuple[bool, int]:
