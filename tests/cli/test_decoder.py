@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from boxtune.models.tiny import save_tiny
 from training.runs import SHORT, write_coco
 
 HEAD = ("model.detection_head=true", "detection_head.caption_layers=1", "detection_head.num_queries=5")
@@ -36,6 +38,36 @@ def test_the_way_of_a_user(cli, data, tmp_path):
     assert cli(*asked, "--decoder", "both", "--free-labels")[0] == 0
     rows = json.loads((tmp_path / "p" / "predictions.json").read_text())
     assert all(row["decoder"] == "both" for row in rows)
+
+
+def test_the_way_of_a_user_with_a_head_alone(cli, data, tmp_path, monkeypatch):
+    """Its folder names a base, here by a name from the working folder, and goes wherever a model goes."""
+    save_tiny("qwen2_vl", tmp_path / "models" / "base")
+    monkeypatch.chdir(tmp_path)
+    frozen = ("adapter.language=frozen", "adapter.vision=frozen", "adapter.merger=frozen")
+    settings = (*SHORT, *HEAD, *frozen, "model.name=models/base", "--output-dir", "runs/head")
+    assert cli("train", "--data", data, *settings)[0] == 0
+    assert [path.name for path in Path("runs/head").glob("*.safetensors")] == ["detection_head.safetensors"]
+    assert cli("merge", "--adapter", "runs/head", "--output-dir", "runs/merged")[0] == 0
+    for name in ("head", "merged"):
+        asked = ("evaluate", "--model", f"runs/{name}", "--data", data, "--decoder", "head")
+        assert cli(*asked, "--output-dir", f"judged/{name}")[0] == 0
+    assert Path("judged/head/predictions.json").read_text() == Path("judged/merged/predictions.json").read_text()
+    models = ("--models", "runs/head,runs/merged", "--data", data, "--decoder", "head", "--output-dir", "compared")
+    assert cli("compare", *models)[0] == 0
+    asked = ("predict", "--model", "runs/head", "--image", data / "1.png", "--output-dir", "found")
+    assert cli(*asked, "--decoder", "head")[0] == 0
+    code, out, _ = cli("inspect", "model", "runs/head")
+    assert code == 0
+    base = tmp_path / "models" / "base"
+    assert f"runs/head (detection head on {base})" in out.replace("\n", "")
+    code, _, err = cli("push", "runs/head", "--to", "me/cells", "--dry-run")
+    assert code == 2
+    assert "base_of_head.name in boxtune.json, or push what boxtune merge makes" in err
+    assert cli("push", "runs/merged", "--to", "me/cells", "--dry-run")[0] == 0
+    code, _, err = cli("merge", "--adapter", "runs/merged", "--output-dir", "no")
+    assert code == 2
+    assert "a full model needs no merging" in err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])

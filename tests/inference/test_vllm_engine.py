@@ -18,7 +18,12 @@ from boxtune.errors import ConfigError, ModelError
 from boxtune.inference.calibrator import Calibrator
 from boxtune.inference.detector import load_detector
 from boxtune.inference.vllm_engine import load_vllm_detector
+from boxtune.models.bases import named_base
+from boxtune.models.detection_head.config import fitted_to
+from boxtune.models.detection_head.head import DetectionHead
+from boxtune.models.detection_head.saving import save_head
 from boxtune.models.families import FAMILIES
+from boxtune.models.load import load_model
 from boxtune.models.places import embedded_folder
 from collators.conversations import LABELS
 from inference import vllm_stand_in
@@ -155,6 +160,25 @@ def test_a_detection_head_is_left_out(vllm, folder, images, tmp_path):
         vllm.LLM(str(place), dtype="float32")
     (prediction,) = load_vllm_detector(str(place), dtype="float32").predict(images[:1])
     assert prediction.result.status == "ok"
+
+
+def test_a_head_that_was_trained_alone_writes_what_its_base_writes(vllm, folder, images, tmp_path):
+    base = str(folder("qwen3_vl"))
+    loaded = load_model(base)
+    loaded.processor.save_pretrained(tmp_path / "head")
+    save_head(
+        DetectionHead(fitted_to(loaded.model.config.get_text_config(), 0, width=32, caption_layers=1)),
+        tmp_path / "head",
+    )
+    contract = dataclasses.replace(loaded.contract, labels=LABELS[:1], base_of_head=named_base(base))
+    contract.save(tmp_path / "head")
+    place = str(tmp_path / "head")
+    ours = load_detector(place, "cpu").predict(images, num_candidates=0)
+    for one, other in zip(ours, load_vllm_detector(place, dtype="float32").predict(images), strict=True):
+        same(one, other)
+    dataclasses.replace(contract, base_of_head={"name": base, "weights": "others"}).save(tmp_path / "head")
+    with pytest.raises(ModelError, match="are not those that the detection head"):
+        load_vllm_detector(place)
 
 
 def test_another_reading_of_the_image_is_refused(vllm, folder, images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 
@@ -11,6 +12,9 @@ import torch
 from boxtune.errors import ModelError
 from boxtune.inspection.skeleton import load_skeleton
 from boxtune.models.areas import LowRank, prepare_for_training
+from boxtune.models.detection_head.config import fitted_to
+from boxtune.models.detection_head.head import DetectionHead
+from boxtune.models.detection_head.saving import save_head
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.load import load_model
 from boxtune.models.places import load_processor
@@ -71,6 +75,20 @@ def test_adapter_folder_is_its_base_with_the_adapter(tmp_path):
     assert f"The adapter in {skeleton.name}: LORA of rank " in skeleton.note
     assert "Everything else is its base, tiny:qwen2_5_vl." in skeleton.note
     assert load_skeleton("tiny:qwen2_5_vl").note is None
+
+
+def test_a_head_that_was_trained_alone_is_its_base_and_a_note(tmp_path):
+    loaded = load_model("tiny:qwen2_vl")
+    head = DetectionHead(fitted_to(loaded.model.config.get_text_config(), 0))
+    save_head(head, tmp_path)
+    dataclasses.replace(loaded.contract, base_of_head={"name": "tiny:qwen2_vl"}).save(tmp_path)
+    skeleton = load_skeleton(str(tmp_path))
+    assert facts(skeleton.model) == facts(loaded.model)
+    assert (skeleton.base, skeleton.part) == ("tiny:qwen2_vl", "detection head")
+    size = sum(parameter.numel() for parameter in head.parameters())
+    assert skeleton.note == (
+        f"The detection head in {tmp_path}: {size:,} parameters, not counted here, beside tiny:qwen2_vl."
+    )
 
 
 def write_config(folder, **changes):

@@ -12,7 +12,11 @@ import pytest
 
 from boxtune import hub as hub_of_ours
 from boxtune.models.areas import LowRank, prepare_for_training
+from boxtune.models.bases import named_base
 from boxtune.models.contract import default_contract
+from boxtune.models.detection_head.config import fitted_to
+from boxtune.models.detection_head.head import DetectionHead
+from boxtune.models.detection_head.saving import save_head
 from boxtune.models.load import load_model
 from boxtune.models.tiny import save_tiny
 from publishing.stand_in import Hub, running
@@ -73,6 +77,17 @@ def adapter_run(tmp_path_factory) -> Path:
     loaded.processor.save_pretrained(folder)
     default_contract("qwen2_vl", loaded.processor).save(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT writes an empty form
+    return with_traces(folder)
+
+
+@pytest.fixture(scope="session")
+def head_run(tmp_path_factory) -> Path:
+    """Of a head that was trained alone."""
+    folder = tmp_path_factory.mktemp("head") / "run"
+    loaded = load_model("embedded")
+    save_head(DetectionHead(fitted_to(loaded.model.config.get_text_config(), 0, width=32, caption_layers=1)), folder)
+    loaded.processor.save_pretrained(folder)
+    replace(loaded.contract, base_of_head=named_base("embedded")).save(folder)
     return with_traces(folder)
 
 

@@ -42,6 +42,19 @@ def test_of_an_adapter_without_a_licence(adapter_run):
     assert "Its licence is not stated" in card
 
 
+def test_of_a_head_that_was_trained_alone(head_run, tmp_path):
+    folder = shutil.copytree(head_run, tmp_path / "copy")
+    card = model_card(folder, "me/cells")
+    front = yaml.safe_load(card.split("---")[1])
+    assert (front["library_name"], front["pipeline_tag"]) == ("boxtune", "object-detection")
+    assert "detection head, trained beside `embedded`" in card
+    assert "boxtune predict --model model --decoder head --image photos" in card
+    path = folder / "boxtune.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_of_head": {"name": "ann/model"}}))
+    front = yaml.safe_load(model_card(folder, "me/cells").split("---")[1])
+    assert (front["base_model"], front["base_model_relation"]) == ("ann/model", "adapter")
+
+
 def test_of_a_folder_without_a_record(full_run, tmp_path):
     folder = shutil.copytree(full_run, tmp_path / "copy")
     for name in ("run.json", "metrics.json", "config.yaml"):

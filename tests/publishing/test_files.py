@@ -17,16 +17,21 @@ def copied(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
-def test_only_the_model_goes(full_run, adapter_run):
-    for run, weights in ((full_run, "model.safetensors"), (adapter_run, "adapter_model.safetensors")):
+def test_only_the_model_goes(full_run, adapter_run, head_run):
+    weights_of = {
+        full_run: "model.safetensors",
+        adapter_run: "adapter_model.safetensors",
+        head_run: "detection_head.safetensors",
+    }
+    for run, weights in weights_of.items():
         names = {path.name for path in files_of_model(run)}
         assert {weights, "boxtune.json", "tokenizer.json", "processor_config.json"} <= names
         assert not names & {*PRIVATE, "photo.jpg", "README.md"}
         assert all(path.parent == run for path in files_of_model(run))
 
 
-def test_what_goes_is_enough(full_run, adapter_run, tmp_path):
-    for number, run in enumerate((full_run, adapter_run)):
+def test_what_goes_is_enough(full_run, adapter_run, head_run, tmp_path):
+    for number, run in enumerate((full_run, adapter_run, head_run)):
         alone = tmp_path / str(number)
         alone.mkdir()
         for path in files_of_model(run):
@@ -56,6 +61,21 @@ def test_an_adapter_whose_base_nobody_else_has(adapter_run, full_run, tmp_path):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(full_run)}))
     with pytest.raises(ModelError, match=r"a folder that others do not have: .* or push what boxtune merge makes"):
+        files_of_model(folder)
+
+
+def test_a_head_whose_base_nobody_else_has(head_run, full_run, tmp_path):
+    folder = copied(head_run, tmp_path)
+    path = folder / "boxtune.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_of_head": {"name": str(full_run)}}))
+    with pytest.raises(ModelError, match=r"a folder that others do not have: .* base_of_head.name in boxtune.json, or"):
+        files_of_model(folder)
+
+
+def test_a_head_without_its_weights(head_run, tmp_path):
+    folder = copied(head_run, tmp_path)
+    (folder / "detection_head.safetensors").unlink()
+    with pytest.raises(ModelError, match="holds no weights"):
         files_of_model(folder)
 
 

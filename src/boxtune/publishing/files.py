@@ -57,13 +57,13 @@ def files_of_model(folder: Path) -> list[Path]:
     if read_contract(folder) is None:
         raise ModelError(f"{folder} has no {FILE_NAME}, so boxtune did not train it: push a run, or a merged one.")
     files = sorted(path for path in folder.iterdir() if path.is_file() and _is_of_model(path.name))
+    head_alone = base_of_head(folder) is not None
     if (folder / ADAPTER_CONFIG).is_file():
         read_adapter_config(folder)
-    else:
+    elif not head_alone:
         check_weights(folder)
     base_on_hub(folder)
-    head_counts = base_of_head(folder) is not None
-    if not any(path.suffix == ".safetensors" and (head_counts or path.name != HEAD_WEIGHTS) for path in files):
+    if not any(path.suffix == ".safetensors" and (head_alone or path.name != HEAD_WEIGHTS) for path in files):
         raise ModelError(f"{folder} holds no weights: finish the run first.")
     return files
 
