@@ -59,6 +59,8 @@ def test_options_of_a_question(client, samples):
     assert asked["labels"] == ["red cell", "table"]
     uri = "data:image/png;base64," + base64.b64encode(picture).decode()
     assert client.json(None, image=uri, labels=["table"]).json["labels"] == ["table"]
+    broken_in_lines = base64.encodebytes(picture).decode()
+    assert client.json(None, image=broken_in_lines, labels=["table"]).json["labels"] == ["table"]
 
 
 def test_phone_photos_are_answered_upright(client, samples):
@@ -107,6 +109,11 @@ REFUSED = {
         400,
         lambda c: c.request("POST", "/detect", b"[" * 90_000, content_type="application/json"),
         "not JSON",
+    ),
+    "field of half a character": (
+        422,
+        lambda c: c.request("POST", "/detect", b'{"\\ud800": 1}', content_type="application/json"),
+        "Unknown field '\\ud800'",
     ),
     "a key twice in JSON": (
         400,

@@ -136,7 +136,8 @@ async def _read_json(request: Request) -> tuple[Asked, bytes, str]:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return asked, base64.b64decode(text, validate=True), "image"
+        # many encoders break lines, as mails want them
+        return asked, base64.b64decode("".join(text.split()), validate=True), "image"
     except (binascii.Error, ValueError):
         raise HTTPException(422, "image: this is not base64.") from None
 

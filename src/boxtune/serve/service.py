@@ -275,4 +275,5 @@ def _told(answered: Answered, question: Question, asked: Asked) -> Found:
 
 def _refusal(status_code: int, detail: str, retry_after_s: int | None = None) -> JSONResponse:
     headers: dict[str, Any] = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    detail = detail.encode(errors="backslashreplace").decode()  # it may name a field by half a character
     return JSONResponse({"detail": detail}, status_code, headers)
