@@ -10,7 +10,7 @@ from PIL import Image
 from boxtune.collators.batch import pad
 from boxtune.collators.encode import SampleEncoder
 from boxtune.detections import box_iou
-from boxtune.errors import ConfigError
+from boxtune.errors import ConfigError, DataError
 from boxtune.inference.detector import Detector, load_detector, pick_device
 from boxtune.models.families import FAMILIES
 from collators.conversations import LABELS
@@ -102,6 +102,49 @@ def test_any_image_mode(taught):
     detector = taught("qwen2_5_vl")
     modes = [Image.new(mode, (60, 60)) for mode in ("L", "1", "RGBA", "CMYK", "P", "LA")]
     assert len(detector.detect(modes)) == len(modes)
+
+
+def test_an_image_is_seen_as_its_file_would_be(taught, samples):
+    """Pillow alone shows what is transparent as black, and a scan of 16 bits as white."""
+    detector, plain = taught("qwen2_5_vl"), samples[0].image
+    pixels = np.asarray(plain)
+    seen = detector.predict([plain, Image.fromarray(np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]))])
+    grey = np.asarray(plain.convert("L"))
+    deep = detector.predict([Image.fromarray(grey), Image.fromarray(grey.astype(np.uint16) * 257)])
+    clear = Image.fromarray(np.dstack([np.zeros_like(pixels), np.zeros(pixels.shape[:2], np.uint8)]))
+    blank = detector.predict([Image.new("RGB", plain.size, "white"), clear])
+    for two in (seen, deep, blank):
+        one, other = (prediction.text for prediction in two)
+        assert one == other
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (["photo.jpg"], r"not str 'photo\.jpg': open files by PIL\.Image\.open"),
+        ([None], "not NoneType"),
+        ([np.zeros((8, 8, 3), np.uint8)], "not ndarray"),
+        (Image.new("RGB", (60, 60)), r"give \[image\]"),
+        ([Image.new("RGB", (0, 60))], "0×60 px has no pixels"),
+        ([Image.new("F", (60, 60))], "of 60×60 px holds decimal numbers"),
+    ],
+)
+def test_what_is_no_list_of_images_is_refused(taught, images, said):
+    with pytest.raises(DataError, match=said):
+        taught("qwen2_vl").detect(images)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [("table", r"'table' are one text"), ([3], "label 3 is no name"), ([], "an empty list is given")],
+)
+def test_what_is_no_list_of_names_is_refused(taught, samples, labels, said):
+    """A text is a list of its letters, and a model looks for those without a word."""
+    with pytest.raises(ConfigError, match=said):
+        taught("qwen2_vl").detect([samples[0].image], labels)
+    if labels:
+        with pytest.raises(ConfigError, match=said):
+            Detector(taught("qwen2_vl").loaded, labels=labels)
 
 
 def test_cut_answer_is_said_to_be_cut(taught, samples):

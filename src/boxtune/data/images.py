@@ -111,6 +111,22 @@ def open_upright_rgb(source: Path | bytes, name: str | None = None) -> Image.Ima
     return upright
 
 
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture that somebody has opened, as `open_upright_rgb` gives it, but not turned: it counts as upright.
+
+    Raises:
+        DataError: it is no picture, an empty one, or one of decimal numbers.
+    """
+    if not isinstance(image, Image.Image):
+        got = f"{type(image).__name__} {str(image)[:80]!r}" if isinstance(image, str | Path) else type(image).__name__
+        raise DataError(
+            f"An image was to be a PIL.Image, not {got}: open files by PIL.Image.open, arrays by fromarray."
+        )
+    if not image.width or not image.height:
+        raise DataError(f"An image of {image.width}×{image.height} px has no pixels: leave it out.")
+    return _to_rgb(image, f"of {image.width}×{image.height} px")
+
+
 def turn_boxes(boxes_xyxy: FloatArray, stored_hw: tuple[int, int], orientation: int) -> FloatArray:
     """Boxes `[N, 4]` in pixels of the stored image → pixels of the upright one, for orientations that swap the sides.
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from boxtune.collators.encode import EncodedSample, SampleEncoder
+from boxtune.data.images import as_rgb
 from boxtune.data.sample import Sample
 from boxtune.detections import Detections
 from boxtune.errors import ConfigError, nearest
@@ -26,7 +27,14 @@ from boxtune.inference.candidates import NUM_CANDIDATES
 from boxtune.inference.fusion import fuse
 from boxtune.inference.head_decoding import CONFIDENT, find_objects, split_confident
 from boxtune.inference.language_pass import Read, read_questions
-from boxtune.inference.prediction import Prediction, asked_labels, made_out, question_style
+from boxtune.inference.prediction import (
+    Prediction,
+    asked_labels,
+    checked_images,
+    checked_labels,
+    made_out,
+    question_style,
+)
 from boxtune.inference.steps import Steps
 from boxtune.inference.writing import Writer, stop_ids
 from boxtune.models.attention import (
@@ -93,7 +101,7 @@ class Detector:
         self.owns_model, self.compile_after = owns_model, compile_after
         self._spare: list[Steps] = []
         self._num_answered = 0
-        self.labels = tuple(labels) if labels is not None else contract.labels
+        self.labels = contract.labels if labels is None else checked_labels(labels)
         self.batch_size = batch_size
         self.num_candidates = num_candidates
         self.max_new_tokens = max_new_tokens or contract.max_new_tokens
@@ -106,11 +114,12 @@ class Detector:
         """Boxes with scores for each image, in order.
 
         Args:
-            images: upright, any mode.
+            images: upright, any mode; what is transparent is seen on white, as in files.
             labels: names to look for, instead of the detector's own.
 
         Raises:
-            ConfigError: no labels are known.
+            ConfigError: no labels are known, or what is given is no list of names.
+            DataError: no list of images with pixels.
         """
         return [prediction.result for prediction in self.predict(images, labels, num_candidates=0)]
 
@@ -120,7 +129,7 @@ class Detector:
         """As `detect`, one by one as batches are done, with the raw text and candidates."""
         num_candidates = self.num_candidates if num_candidates is None else num_candidates
         asked = asked_labels(labels, self.labels)
-        questions = ahead(images, lambda image: self._question(image, asked), self._num_ahead)
+        questions = ahead(checked_images(images), lambda image: self._question(image, asked), self._num_ahead)
         if self.decoder == "head":
             while batch := list(islice(questions, self.batch_size)):
                 yield from self._looked_at(batch, asked)
@@ -149,10 +158,12 @@ class Detector:
         return self.loaded.contract.untaught(self.labels)
 
     def _question(self, image: Image.Image, labels: tuple[str, ...]) -> EncodedSample:
-        question = self.encoder.question(image.convert("RGB"), labels, self._encoded_examples)
-        # the tower rounds pixels to its own dtype first of all; done here, half as much travels, and travels early
+        question = self.encoder.question(as_rgb(image), labels, self._encoded_examples)
+        # the tower rounds pixels to its own dtype first of all; done here, half as much travels. From pinned memory it
+        # travels when the batch is put together: a copy by this thread would wait for all that the GPU is to do before
         tower = self._bare.model.visual
-        return replace(question, pixel_values=question.pixel_values.to(tower.device, tower.dtype))
+        pixels = question.pixel_values.to(tower.dtype)
+        return replace(question, pixel_values=pixels.pin_memory() if tower.device.type == "cuda" else pixels)
 
     @property
     def _bare(self) -> Any:

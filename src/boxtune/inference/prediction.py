@@ -11,7 +11,7 @@ from PIL import Image
 
 from boxtune.data.conversation import ConversationStyle
 from boxtune.detections import Detections
-from boxtune.errors import ConfigError
+from boxtune.errors import ConfigError, DataError
 from boxtune.grounding.codec import Codec, DecodeResult
 from boxtune.inference.calibrator import Calibrator
 from boxtune.inference.decoding import Answer
@@ -69,12 +69,38 @@ def asked_labels(labels: Sequence[str] | None, own: Sequence[str]) -> tuple[str,
     """The names to look for: those that are asked for, else the model's own.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or what is given is no list of names.
     """
-    asked = tuple(own if labels is None else labels)
+    asked = tuple(own) if labels is None else checked_labels(labels)
     if not asked:
-        raise ConfigError("No labels to look for: this model was saved with none, name them with --labels a,b.")
+        none = "this model was saved with none" if labels is None else "an empty list is given"
+        raise ConfigError(f"No labels to look for: {none}, name them with --labels a,b.")
     return asked
+
+
+def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Names as they were given.
+
+    Raises:
+        ConfigError: one text, whose letters would be taken for names, or something else than texts.
+    """
+    if isinstance(labels, str):
+        raise ConfigError(f"The labels {labels[:80]!r} are one text, not a list of names: give ['a', 'b'].")
+    for label in labels:
+        if not isinstance(label, str):
+            raise ConfigError(f"The label {label!r} is no name: give texts, as ['a', 'b'].")
+    return tuple(labels)
+
+
+def checked_images(images: Iterable[Image.Image]) -> Iterable[Image.Image]:
+    """Images as they were given.
+
+    Raises:
+        DataError: it is a single one.
+    """
+    if isinstance(images, Image.Image):
+        raise DataError("One image was given, not a list of images: give [image].")
+    return images
 
 
 def question_style(contract: Contract, labels: tuple[str, ...]) -> ConversationStyle:

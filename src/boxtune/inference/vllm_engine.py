@@ -25,12 +25,20 @@ import torch
 from PIL import Image
 
 from boxtune.collators.encode import EncodedSample, SampleEncoder
+from boxtune.data.images import as_rgb
 from boxtune.errors import ConfigError, ModelError
 from boxtune.grounding.codec import DecodeResult
 from boxtune.inference.ahead import ahead
 from boxtune.inference.calibrator import Calibrator, read_calibrator
 from boxtune.inference.decoding import answer_of
-from boxtune.inference.prediction import Prediction, asked_labels, made_out, question_style
+from boxtune.inference.prediction import (
+    Prediction,
+    asked_labels,
+    checked_images,
+    checked_labels,
+    made_out,
+    question_style,
+)
 from boxtune.inference.writing import stops_of
 from boxtune.models.bases import base_of_head, check_base
 from boxtune.models.contract import Contract, check_pixel_limits, default_contract
@@ -93,7 +101,7 @@ class VllmDetector:
         calibrator: Calibrator | None = None,
     ) -> None:
         self.llm, self.processor, self.contract, self.stops = llm, processor, contract, stops
-        self.labels = tuple(labels) if labels is not None else contract.labels
+        self.labels = contract.labels if labels is None else checked_labels(labels)
         self.batch_size, self.calibrator = batch_size, calibrator
         self.max_new_tokens = max_new_tokens or contract.max_new_tokens
         self.style = question_style(contract, self.labels)
@@ -109,7 +117,7 @@ class VllmDetector:
         """As `detect`, one by one as calls of vLLM are done, with the raw text token by token.
 
         Args:
-            images: upright, any mode.
+            images: upright, any mode; what is transparent is seen on white, as in files.
             labels: names to look for, instead of the detector's own.
             num_candidates: must be 0 or left out: vLLM cannot be made to go on where an answer ends.
 
@@ -122,7 +130,7 @@ class VllmDetector:
                 "vLLM names no boxes after the end of an answer: ask for 0 candidates, or use engine own."
             )
         asked = asked_labels(labels, self.labels)
-        questions = ahead(images, lambda image: self._question(image, asked), self.batch_size)
+        questions = ahead(checked_images(images), lambda image: self._question(image, asked), self.batch_size)
         while batch := list(islice(questions, _AT_ONCE * self.batch_size)):
             with _in_our_words("vLLM does not answer"):
                 answers = self.llm.generate(
@@ -143,7 +151,7 @@ class VllmDetector:
 
     def _question(self, image: Image.Image, labels: tuple[str, ...]) -> _Question:
         # without the tags of the file: vLLM turns an image by its EXIF orientation, and here it counts as upright
-        plain = Image.fromarray(np.asarray(image.convert("RGB")))
+        plain = Image.fromarray(np.asarray(as_rgb(image)))
         encoded = self.encoder.question(plain, labels)
         prompt = {"prompt_token_ids": _with_one_placeholder(encoded), "multi_modal_data": {"image": plain}}
         return _Question(prompt, encoded.input_ids.tolist(), encoded.image_hw, encoded.input_hw)
