@@ -34,6 +34,7 @@ from boxtune.grounding.json_form import JsonForm
 from boxtune.grounding.spaces import InputPixels, Relative1000
 from boxtune.grounding.token_form import TokenForm
 from boxtune.inference.calibrator import read_calibrator
+from boxtune.models.bases import base_of_head
 from boxtune.models.contract import read_contract
 from boxtune.models.detection_head.saving import read_head_config
 from boxtune.models.places import base_of_adapter
@@ -245,7 +246,8 @@ def model_folder(data: bytes) -> bool:
     for name in names:
         (folder / name).write_bytes(data)
     (folder / "run.json").write_bytes(data)
-    readers = (read_contract, read_calibrator, read_head_config, base_of_adapter, lambda f: load_model_config(str(f)))
+    bases = (base_of_adapter, base_of_head)
+    readers = (read_contract, read_calibrator, read_head_config, *bases, lambda f: load_model_config(str(f)))
     taken = [False]
     for read in (*readers, lambda f: seen_images(f, _one_image())):
         with contextlib.suppress(BoxtuneError):

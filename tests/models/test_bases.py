@@ -97,10 +97,19 @@ def test_what_else_lies_beside_the_base_does_not_count(project):
     assert load_model("runs/head").head is not None
 
 
-@pytest.mark.parametrize("wrong", ["models/base", [], {}, {"name": None}, {"name": "models/base", "weights": 7}])
+@pytest.mark.parametrize(
+    "wrong", ["models/base", [], {}, {"name": None}, {"name": "a", "weights": 7}, {"name": "a" * 5000}]
+)
 def test_contracts_of_another_shape_are_refused(project, wrong):
     rewrite(project / "runs" / "head", wrong)
     with pytest.raises(ModelError, match=r"boxtune.json names no base of the detection head"):
+        load_model("runs/head")
+
+
+@pytest.mark.parametrize("name", ["", "x/y/z", "a" * 4000, "a\0b", "\ud800"])
+def test_names_that_lead_nowhere_are_refused(project, name):
+    rewrite(project / "runs" / "head", {"name": name})
+    with pytest.raises(ModelError, match="which is not there"):
         load_model("runs/head")
 
 

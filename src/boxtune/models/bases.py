@@ -8,12 +8,15 @@ whole project finds its own base; and a fingerprint, since a head is worth nothi
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from boxtune.errors import ModelError
 from boxtune.models.contract import FILE_NAME, Contract, read_contract
 from boxtune.models.detection_head.saving import has_head
 from boxtune.models.fingerprint import sampled_fingerprint
 from boxtune.models.places import EMBEDDED, TINY, base_of_adapter, embedded_folder, may_be_hub_id
+
+_LONGEST: Final = 4096  # of a path on Linux
 
 
 def base_of(folder: Path) -> str | None:
@@ -36,9 +39,9 @@ def base_of_head(folder: Path) -> str | None:
         return None
     known = _known(contract, folder)
     name, given = known["name"], known.get("given")
-    if name == EMBEDDED or name.startswith(TINY) or may_be_hub_id(name) or (name and Path(name).is_dir()):
+    if name == EMBEDDED or name.startswith(TINY) or _is_folder(name) or may_be_hub_id(name):
         return name
-    if given and Path(given).is_dir():
+    if given is not None and _is_folder(given):
         return given
     raise ModelError(
         f"The detection head in {folder} was trained beside the model '{name}', which is not there: put that model "
@@ -94,8 +97,19 @@ def _weights_of(base: str) -> str | None:
     return sampled_fingerprint(Path(found).parent) if isinstance(found, str) else None
 
 
+def _is_folder(name: str) -> bool:
+    try:
+        return name != "" and Path(name).is_dir()
+    except OSError:  # longer than a name may be
+        return False
+
+
 def _known(contract: Contract, folder: Path) -> dict[str, str]:
     known = contract.base_of_head
-    if isinstance(known, dict) and "name" in known and all(isinstance(value, str) for value in known.values()):
+    if (
+        isinstance(known, dict)
+        and "name" in known
+        and all(isinstance(value, str) and len(value) <= _LONGEST for value in known.values())
+    ):
         return known
     raise ModelError(f"{folder / FILE_NAME} names no base of the detection head (base_of_head.name): copy it again.")
