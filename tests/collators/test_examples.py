@@ -186,7 +186,7 @@ def test_each_part_has_its_own_tokens(tiny, samples, model_type, labels, batchin
 
 def test_without_examples_a_batch_is_as_before(tiny, samples):
     batch = Collator(encoder_of("qwen2_vl", tiny("qwen2_vl")[1]))(samples)
-    assert batch["targets"].keys() == {"labels", "label_columns", "num_labels", "sample_ids"}
+    assert batch["targets"].keys() == {"labels", "label_columns", "num_labels", "sample_ids", "grids"}
     assert language.counts(batch["targets"]).keys() == {"language"}
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from boxtune.inference.ahead import ahead
+from boxtune.inference.ahead import ahead, one_behind
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 50])
@@ -63,3 +63,33 @@ def test_an_error_while_reading_has_its_place(number):
 def test_work_that_raises_stop_iteration_does_not_end_the_stream_in_silence(number):
     with pytest.raises(RuntimeError, match="StopIteration"):
         list(ahead([[1], []], lambda item: next(iter(item)), number))
+
+
+def test_the_next_one_is_begun_before_one_is_finished():
+    said = []
+    stream = one_behind(range(3), lambda item: (said.append(f"begin {item}"), item)[1], lambda item: item * 10)
+    for found in stream:
+        said.append(f"end {found // 10}")
+    assert said == ["begin 0", "begin 1", "end 0", "begin 2", "end 1", "end 2"]
+    assert list(one_behind([], str, str)) == []
+
+
+@pytest.mark.parametrize("where", ["items", "begin", "finish"])
+def test_results_before_an_error_are_given_out_first(where):
+    def items():
+        yield from range(3)
+        if where == "items":
+            raise OSError("gone")
+
+    def failing(name):
+        def work(item):
+            if item == 2 and where == name:
+                raise OSError("gone")
+            return item
+
+        return work
+
+    found = []
+    with pytest.raises(OSError, match="gone"):
+        found.extend(one_behind(items(), failing("begin"), failing("finish")))
+    assert found == ([0, 1, 2] if where == "items" else [0, 1])

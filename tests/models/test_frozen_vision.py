@@ -14,6 +14,7 @@ from boxtune.losses import language
 from boxtune.models.areas import LowRank, prepare_for_training, recompute_activations
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.frozen_vision import Picture, frozen_features, is_frozen, joined_features, tower_features
+from boxtune.models.vision_geometry import grids_of
 from collators.conversations import encode_messages, encoder_of, many_turns, picture, two_images
 
 each_family = pytest.mark.parametrize("model_type", FAMILIES)
@@ -109,7 +110,7 @@ def with_known(model, batch, kept):
     """The batch without the pixels of the images at `kept`, and their features, each seen by the tower alone."""
     inputs, merge_size = batch["inputs"], model.get_base_model().config.vision_config.spatial_merge_size
     patches = inputs["pixel_values"].split(inputs["image_grid_thw"].prod(1).tolist())
-    alone = [tower_features(model, patches[at], inputs["image_grid_thw"][[at]]) for at in kept]
+    alone = [tower_features(model, patches[at], grids_of(inputs["image_grid_thw"][[at]])) for at in kept]
     new = [patch for at, patch in enumerate(patches) if at not in kept]
     rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
     features = torch.cat(alone, dim=1) if alone else None

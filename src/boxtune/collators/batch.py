@@ -1,9 +1,9 @@
 """From encoded samples to one batch: padded (a row a sample) or packed (one row, no padding).
 
 A batch is two dicts. `inputs` is exactly what the model's forward takes; `targets` is what losses read: `labels`, the
-samples' ids, and with a detection head their objects (see `objects`). With a vision cache there is a third, `vision`:
-`pictures`, a `Picture` for each image, and `kept`, the features of those that have some (see `frozen_vision`); pixels
-are then those of the other images.
+samples' ids, the grids of their pictures, and with a detection head their objects (see `objects`). With a vision cache
+there is a third, `vision`: `pictures`, a `Picture` for each image, and `kept`, the features of those that have some
+(see `frozen_vision`); pixels are then those of the other images.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from boxtune.collators.pictures import NamedSample
 from boxtune.collators.positions import text_and_mrope_positions
 from boxtune.data.sample import Sample
 from boxtune.losses.language import IGNORED, label_targets
+from boxtune.models.vision_geometry import grids_of
 
 Batch = dict[str, dict[str, Any]]
 
@@ -58,7 +59,11 @@ class Collator:
         is_example = None
         if self.encoder.num_examples:
             is_example = _in_rows([of_examples(sample) for sample in encoded], self.batching)
-        targets = {**label_targets(label_rows, is_example), "sample_ids": [s.sample_id for s in encoded]}
+        targets = {
+            **label_targets(label_rows, is_example),
+            "sample_ids": [s.sample_id for s in encoded],
+            "grids": grids_of(inputs["image_grid_thw"]),  # the model's own travel to the GPU
+        }
         if self.objects is not None:
             targets["detection"] = self.objects(samples, encoded, inputs)
         return {"inputs": inputs, "targets": targets, **_kept(encoded)}

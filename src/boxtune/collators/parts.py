@@ -65,6 +65,7 @@ def _part(batch: Batch, borders: list[int], first: int, end: int) -> Batch:
         is_example = _tokens(is_example, chosen, packed)
     targets = label_targets(_tokens(batch["targets"]["labels"], chosen, packed), is_example)
     targets["sample_ids"] = batch["targets"]["sample_ids"][first:end]
+    targets["grids"] = batch["targets"]["grids"][first * each : end * each]
     if "detection" in batch["targets"]:
         vision_rows = _num_vision_rows(batch, first)
         targets["detection"] = _objects(batch["targets"]["detection"], borders[first], vision_rows, first, end)

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Begun = TypeVar("Begun")
 Result = TypeVar("Result")
 
 
@@ -41,3 +42,27 @@ def ahead(items: Iterable[Item], work: Callable[[Item], Result], number: int) ->
         finally:
             for future in pending:
                 future.cancel()
+
+
+def one_behind(
+    items: Iterable[Item], begin: Callable[[Item], Begun], finish: Callable[[Begun], Result]
+) -> Iterator[Result]:
+    """`finish(begin(item))` of each, in order; the next one is begun before one is finished.
+
+    An error in the middle comes up behind the results of the items before it.
+    """
+    stream, begun = iter(items), deque[Begun]()
+    failure: Exception | None = None
+    while failure is None:
+        try:
+            begun.append(begin(next(stream)))
+        except StopIteration:
+            break
+        except Exception as error:
+            failure = error
+        if len(begun) > 1:
+            yield finish(begun.popleft())
+    while begun:
+        yield finish(begun.popleft())
+    if failure is not None:
+        raise failure

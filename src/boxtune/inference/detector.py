@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -21,11 +20,11 @@ from boxtune.data.sample import Sample
 from boxtune.detections import Detections
 from boxtune.errors import ConfigError, nearest
 from boxtune.grounding.codec import DecodeResult
-from boxtune.inference.ahead import ahead
+from boxtune.inference.ahead import ahead, one_behind
 from boxtune.inference.calibrator import Calibrator, read_calibrator
 from boxtune.inference.candidates import NUM_CANDIDATES
-from boxtune.inference.fusion import fuse
-from boxtune.inference.head_decoding import CONFIDENT, find_objects, split_confident
+from boxtune.inference.fusion import seen, together
+from boxtune.inference.head_decoding import Looked, look, objects_in, split_confident
 from boxtune.inference.language_pass import Read, read_questions
 from boxtune.inference.prediction import (
     Prediction,
@@ -105,7 +104,9 @@ class Detector:
         self.batch_size = batch_size
         self.num_candidates = num_candidates
         self.max_new_tokens = max_new_tokens or contract.max_new_tokens
-        self._num_ahead = batch_size if loaded.model.device.type == "cuda" else 0  # a CPU has no time to spare
+        on_gpu = loaded.model.device.type == "cuda"
+        self._num_ahead = batch_size if on_gpu else 0  # a CPU has no time to spare
+        self._overlaps = on_gpu and owns_model
         self.style = question_style(contract, self.labels)
         self.encoder = SampleEncoder(loaded.processor, self.style)
         self.examples, self._encoded_examples = tuple(examples), [self.encoder.example(one) for one in examples]
@@ -131,8 +132,7 @@ class Detector:
         asked = asked_labels(labels, self.labels)
         questions = ahead(checked_images(images), lambda image: self._question(image, asked), self._num_ahead)
         if self.decoder == "head":
-            while batch := list(islice(questions, self.batch_size)):
-                yield from self._looked_at(batch, asked)
+            yield from self._looked_at(questions, asked)
         else:
             yield from self._written(questions, asked, num_candidates)
 
@@ -175,21 +175,39 @@ class Detector:
         head = self.loaded.head
         return None if head is None or self.decoder == "text" else head.config.language_layers
 
-    def _found(self, encoded: Sequence[EncodedSample], read: Read, labels: tuple[str, ...]) -> list[Detections]:
-        """What the head finds in questions that were read."""
-        return find_objects(self.loaded, encoded, read, None if self.free_labels else labels)
+    def _objects(self, looked: Looked, labels: tuple[str, ...]) -> list[Detections]:
+        """What the head has found in a batch."""
+        return objects_in(self.loaded, looked, None if self.free_labels else labels)
 
-    def _looked_at(self, encoded: Sequence[EncodedSample], labels: tuple[str, ...]) -> list[Prediction]:
-        """What the head finds, and nothing is written."""
-        with self._asking(), torch.inference_mode():
-            read = read_questions(self._bare, encoded, tap=self._tap, to_the_end=False)
-            found = self._found(encoded, read, labels)
-        return [_seen(*split_confident(boxes)) for boxes in found]
+    def _looked_at(self, questions: Iterator[EncodedSample], labels: tuple[str, ...]) -> Iterator[Prediction]:
+        """What the head finds, and nothing is written. A GPU is given the next batch before it is asked about one,
+        unless others may change the model in between.
+        """
+
+        def begin(batch: list[EncodedSample]) -> Looked:
+            with self._asking(), torch.inference_mode():
+                return look(self.loaded, batch, read_questions(self._bare, batch, tap=self._tap, to_the_end=False))
+
+        def finish(looked: Looked) -> list[Prediction]:
+            with self._asking():
+                return [seen(*split_confident(boxes)) for boxes in self._objects(looked, labels)]
+
+        batches = iter(lambda: list(islice(questions, self.batch_size)), [])
+        if self._overlaps:
+            results = one_behind(batches, begin, finish)
+        else:
+            results = (finish(begin(batch)) for batch in batches)
+        for predictions in results:
+            yield from predictions
 
     def _written(
         self, questions: Iterator[EncodedSample], labels: tuple[str, ...], num_candidates: int
     ) -> Iterator[Prediction]:
         model, tokenizer = self.loaded.model, self.loaded.processor.tokenizer
+
+        def seen_as_well(encoded: Sequence[EncodedSample], read: Read) -> list[Detections]:
+            return self._objects(look(self.loaded, encoded, read), labels)
+
         with self._steps() as steps:
             writer = Writer(
                 steps,
@@ -199,7 +217,7 @@ class Detector:
                 questions,
                 max_new_tokens=self.max_new_tokens,
                 num_candidates=num_candidates,
-                look=(lambda encoded, read: self._found(encoded, read, labels)) if self.decoder == "both" else None,
+                look=seen_as_well if self.decoder == "both" else None,
             )
             while True:
                 with self._asking():
@@ -208,7 +226,7 @@ class Detector:
                     return
                 for sample, answer, found in ready:
                     text = made_out(answer, self.style.codec, sample.image_hw, sample.input_hw, labels, self.calibrator)
-                    yield text if found is None else _together(text, found)
+                    yield text if found is None else together(text, found)
                 self._num_answered += len(ready)
                 if self.compile_after is not None and self._num_answered >= self.compile_after:
                     self.compile()
@@ -278,22 +296,6 @@ def _check_at_least(least: int, **numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < least:
             raise ConfigError(f"{name}={number} of a detector: give {least} or more.")
-
-
-def _seen(found: Detections, candidates: Detections, text: Prediction | None = None) -> Prediction:
-    """A prediction with these boxes; what was written, if anything was."""
-    if text is None:
-        return Prediction(DecodeResult("ok", found), "", False, candidates)
-    return replace(text, result=replace(text.result, detections=found, spans=()), candidates=candidates)
-
-
-def _together(text: Prediction, found: Detections) -> Prediction:
-    """Text and head fused: the answer is what the text answered and what the scores are sure of."""
-    answered = len(text.result.detections)
-    fused = fuse(text.result.detections.joined(text.candidates), found)
-    assert fused.scores is not None
-    is_answer = (np.arange(len(fused)) < answered) | (fused.scores >= CONFIDENT)
-    return _seen(fused.select(is_answer), fused.select(~is_answer), text)
 
 
 @contextmanager

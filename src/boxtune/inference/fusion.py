@@ -11,9 +11,14 @@ beside the embedded model.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from boxtune.detections import Detections, FloatArray, box_iou
+from boxtune.grounding.codec import DecodeResult
+from boxtune.inference.head_decoding import CONFIDENT
+from boxtune.inference.prediction import Prediction
 
 AGREE_IOU = 0.5
 HEAD_ALONE = 0.3
@@ -54,3 +59,19 @@ def _partners(text: Detections, head: Detections, agree_iou: float) -> tuple[np.
             best = fitting[np.argmax(head.scores[fitting])]
             partner[index], shared[index], free[best] = best, overlap[index, best], False
     return partner, shared
+
+
+def seen(found: Detections, candidates: Detections, text: Prediction | None = None) -> Prediction:
+    """A prediction with these boxes; what was written, if anything was."""
+    if text is None:
+        return Prediction(DecodeResult("ok", found), "", False, candidates)
+    return replace(text, result=replace(text.result, detections=found, spans=()), candidates=candidates)
+
+
+def together(text: Prediction, found: Detections) -> Prediction:
+    """Text and head fused: the answer is what the text answered and what the scores are sure of."""
+    answered = len(text.result.detections)
+    fused = fuse(text.result.detections.joined(text.candidates), found)
+    assert fused.scores is not None
+    is_answer = (np.arange(len(fused)) < answered) | (fused.scores >= CONFIDENT)
+    return seen(fused.select(is_answer), fused.select(~is_answer), text)

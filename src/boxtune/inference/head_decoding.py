@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +13,11 @@ from boxtune.collators.encode import EncodedSample
 from boxtune.collators.objects import memory_of
 from boxtune.detections import Detections
 from boxtune.inference.language_pass import Read
+from boxtune.models.detection_head.head import HeadOutputs
 from boxtune.models.detection_head.memory import gather_memory
 from boxtune.models.detection_head.results import found_objects
 from boxtune.models.load import LoadedModel
+from boxtune.models.vision_geometry import sent
 
 MIN_OBJECTNESS = 0.01  # as candidates of the text: such a box would rank last in any case
 CONFIDENT = 0.4
@@ -22,11 +26,24 @@ scores low: the best F1 of two heads was at 0.37 and 0.40.
 """
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What the head says of a batch; the device may still be at work.
+
+    Attributes:
+        outputs: of the head.
+        images_hw: heights and widths in the pixels that boxes are wanted in.
+        is_there: an event of a GPU, behind the outputs; None elsewhere.
+    """
+
+    outputs: HeadOutputs
+    images_hw: list[tuple[int, int]]
+    is_there: torch.cuda.Event | None
+
+
 @torch.inference_mode()
-def find_objects(
-    loaded: LoadedModel, encoded: Sequence[EncodedSample], read: Read, labels: Sequence[str] | None
-) -> list[Detections]:
-    """Boxes with scores in pixels of each image, the best first.
+def look(loaded: LoadedModel, encoded: Sequence[EncodedSample], read: Read) -> Looked:
+    """Let the head see a batch of questions; nothing is waited for.
 
     The language model's projection to the vocabulary is left out: no token is asked for.
 
@@ -34,21 +51,43 @@ def find_objects(
         loaded: with a head; model and head in evaluation mode.
         encoded: questions without answers.
         read: a pass over them.
-        labels: names to choose from; None lets the head write them.
     """
-    head, model = loaded.head, loaded.model
+    head, device = loaded.head, loaded.model.device
     assert head is not None
     where: Any = memory_of(encoded, read.packed, loaded.processor)  # on the CPU: it is looked at bit by bit
-    index: Any = {name: tensor.to(model.device) for name, tensor in where.items()}
-    return found_objects(
-        head,
-        head(gather_memory(read.tapped, read.vision, index)),
-        [sample.image_hw for sample in encoded],
-        model.get_input_embeddings().weight,
-        loaded.processor.tokenizer,
-        labels=labels,
-        min_objectness=MIN_OBJECTNESS,
-    )
+    index: Any = {name: sent(tensor, device) for name, tensor in where.items()}
+    outputs = head(gather_memory(read.tapped, read.vision, index))
+    is_there = None
+    if device.type == "cuda":
+        is_there = torch.cuda.Event()
+        is_there.record()
+    return Looked(outputs, [sample.image_hw for sample in encoded], is_there)
+
+
+@torch.inference_mode()
+def objects_in(loaded: LoadedModel, looked: Looked, labels: Sequence[str] | None) -> list[Detections]:
+    """Boxes with scores in pixels of each image, the best first; waits for what was looked at, and for nothing later.
+
+    Args:
+        loaded: with a head; model and head in evaluation mode.
+        looked: of a batch.
+        labels: names to choose from; None lets the head write them.
+    """
+    assert loaded.head is not None
+    with contextlib.ExitStack() as beside:
+        if looked.is_there is not None:  # a stream of its own: the device may have been given the next batch
+            aside = torch.cuda.Stream(loaded.model.device)
+            aside.wait_event(looked.is_there)
+            beside.enter_context(torch.cuda.stream(aside))
+        return found_objects(
+            loaded.head,
+            looked.outputs,
+            looked.images_hw,
+            loaded.model.get_input_embeddings().weight,
+            loaded.processor.tokenizer,
+            labels=labels,
+            min_objectness=MIN_OBJECTNESS,
+        )
 
 
 def split_confident(found: Detections, threshold: float = CONFIDENT) -> tuple[Detections, Detections]:

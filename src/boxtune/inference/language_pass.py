@@ -8,7 +8,7 @@ for every layer; like this all layers are one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from boxtune.collators.batch import pack
 from boxtune.collators.encode import EncodedSample
 from boxtune.inference.slots import LayerSlots
 from boxtune.models.frozen_vision import tower_features
+from boxtune.models.vision_geometry import Grid, grids_of, sent
 
 Masks = dict[str, torch.Tensor | None]
 """For each kind of layer (`full_attention`, `sliding_attention`) what is added to the scores; None where borders
@@ -46,7 +47,7 @@ class Read:
     """Packed questions after a pass over them.
 
     Attributes:
-        packed: the batch, of `boxtune.collators.batch.pack`, on the CPU.
+        packed: the batch, of `boxtune.collators.batch.pack`, on the CPU but for its pixels.
         hidden: `[1, T, H]` states after the last norm; None where nothing is to be written.
         tapped: `[1, T, H]` states behind the layers that were asked for; the same as `hidden` where none were.
         vision: `[I, H]` merged features of the images.
@@ -85,10 +86,12 @@ def read_questions(
         to_the_end: False leaves out the layers behind `tap`.
     """
     merge = bare.config.vision_config.spatial_merge_size
+    samples = [replace(sample, pixel_values=sent(sample.pixel_values, bare.device)) for sample in samples]
     packed, _ = pack(samples, [sample.input_ids for sample in samples], merge)
-    inputs = {name: v.to(bare.device) if isinstance(v, torch.Tensor) else v for name, v in packed.items()}
-    is_image = torch.cat([sample.vision_mask for sample in samples]).to(bare.device)
-    seen, positions = see(bare, inputs, is_image), inputs["position_ids"][:, 0]
+    grids = grids_of(packed["image_grid_thw"])
+    inputs = {name: sent(v, bare.device) if isinstance(v, torch.Tensor) else v for name, v in packed.items()}
+    is_image = torch.cat([sample.vision_mask for sample in samples])
+    seen, positions = see(bare, inputs, is_image, grids), inputs["position_ids"][:, 0]
     config, borders = bare.config.get_text_config(), inputs["cu_seq_lens_q"]
     told = {name: inputs[name] for name in inputs if name.startswith(("cu_seq", "max_length"))}
     run = partial(
@@ -105,19 +108,20 @@ def read_questions(
     return Read(packed, hidden, tapped, seen.vision, positions, borders[1:].long() - 1)
 
 
-def see(bare: Any, inputs: dict[str, Any], is_image: torch.Tensor) -> Seen:
-    """Embed packed questions and the images in them.
+def see(bare: Any, inputs: dict[str, Any], is_image: torch.Tensor, grids: Sequence[Grid]) -> Seen:
+    """Embed packed questions and the images in them, without waiting for the device.
 
     Args:
         bare: model of transformers.
         inputs: of `boxtune.collators.batch.pack`, on the model's device.
-        is_image: `[T]`.
+        is_image: `[T]`, on the CPU.
+        grids: of the images.
     """
     words = bare.get_input_embeddings()(inputs["input_ids"])
-    vision, *deepstack = tower_features(bare, inputs["pixel_values"], inputs["image_grid_thw"]).to(words.dtype)
+    vision, *deepstack = tower_features(bare, inputs["pixel_values"], grids).to(words.dtype)
     return Seen(
-        embeddings=words.masked_scatter(is_image[None, :, None], vision),
-        image_places=is_image.nonzero()[:, 0],
+        embeddings=words.masked_scatter(sent(is_image, bare.device)[None, :, None], vision),
+        image_places=sent(is_image.nonzero()[:, 0], bare.device),
         deepstack=tuple(deepstack),
         vision=vision,
     )

@@ -18,6 +18,7 @@ from boxtune.inference.language_pass import Read, read_questions, run_layers, to
 from boxtune.inference.slots import SlotMemory
 from boxtune.models.bare import bare_model
 from boxtune.models.compile import are_compiled, is_compile_error, release_blocks
+from boxtune.models.vision_geometry import sent
 
 Result = TypeVar("Result")
 
@@ -75,8 +76,8 @@ class Steps:
         lengths = [len(sample) for sample in samples]
         if self.memory.grow(max(lengths) + room):
             self.forget()
-        place = torch.tensor(slots, device=self.device)
-        row = place.repeat_interleave(torch.tensor(lengths, device=self.device), output_size=sum(lengths))
+        place = sent(torch.tensor(slots), self.device)
+        row = place.repeat_interleave(sent(torch.tensor(lengths), self.device), output_size=sum(lengths))
         read = read_questions(
             self.bare, samples, lambda at: self.memory.views(row, at[0], looks_back=False), tap=self.tap
         )

@@ -34,6 +34,11 @@ def register_varlen(key: str) -> str:
     return name
 
 
+def knows_borders(name: str) -> bool:
+    """Whether an attention of this name is one of ours, which needs no mask where rows are packed."""
+    return name.startswith(_PREFIX)
+
+
 def varlen_mask(q_length: int, kv_length: int, **options: Any) -> torch.Tensor | None:
     """None where every token counts, `[B, L]` where some are padding, and the mask of sdpa in generation.
 
