@@ -15,6 +15,7 @@ from torch import nn
 
 from boxtune.config.schema import StabilityConfig
 from boxtune.errors import ConfigError, ModelError
+from boxtune.training import control
 from boxtune.training.objective import Objective
 from boxtune.training.stability import FAULTS_FILE, Stability, naming_operations
 from boxtune.training.trainer import DetectionTrainer
@@ -27,18 +28,23 @@ BAD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 class Little:
     """Two groups of parameters that a step draws to a target, and the judge."""
 
-    def __init__(self, folder: Path, snapshot_steps: int | None = 2, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, snapshot_steps: int | None = 2, *, later: bool = False, fused: bool = False, **settings: Any
+    ) -> None:
+        folder.mkdir(exist_ok=True)
         self.groups = {"body": (nn.Parameter(torch.full((3,), 4.0)),), "head": (nn.Parameter(torch.full((2,), 2.0)),)}
         self.parameters = [p for members in self.groups.values() for p in members]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.1, weight_decay=0.1)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.1, weight_decay=0.1, fused=fused)
         self.said: list[str] = []
         self.folder = folder
-        self.stability = Stability(StabilityConfig(**settings), self.groups, snapshot_steps, folder, self.said.append)
+        say = self.said.append
+        self.stability = Stability(StabilityConfig(**settings), self.groups, snapshot_steps, folder, say, later=later)
         self.stability.take_snapshot(self.optimizer, 0)
         self.step = 0
 
     def go(self, spoil: Callable[[Little], float | None] = lambda _: None) -> bool:
         """A step, spoiled between backward pass and judgement; `spoil` may give another loss."""
+        self.stability.settle(self.optimizer)  # as the trainer does before it runs the model
         self.step += 1
         loss = sum(((p - 1) ** 2).sum() for p in self.parameters)
         loss.backward()
@@ -90,6 +96,57 @@ def test_a_bad_step_is_as_if_it_had_not_been(kind, value, tmp_path):
     (fault,) = spoiled.faults
     assert (fault["step"], fault["kind"], fault["sample_ids"], fault["returned_to"]) == (4, kind, ["image-4"], None)
     assert clean.faults == []
+
+
+def nothing(_: Little) -> None:
+    return None
+
+
+def bad_loss(_: Little) -> float:
+    return math.nan
+
+
+def bad_weight(little: Little) -> float:
+    with torch.no_grad():
+        little.groups["head"][0][0] = math.nan
+    return math.nan
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("spoilt", [
+    {4: bad_loss}, {3: bad_gradient(math.inf)}, {1: bad_loss}, {3: bad_loss, 4: bad_gradient(math.nan, "head")},
+    {4: bad_weight, 6: bad_loss}, {2: bad_loss, 4: bad_loss, 6: bad_loss}, {6: bad_gradient(math.nan)},
+])  # fmt: skip
+def test_judged_later_a_run_is_the_same(spoilt, fused, tmp_path):
+    """Where the optimizer reads on the device whether the step stands, nobody waits for it before the next."""
+    at_once, later = (
+        Little(tmp_path / name, snapshot_steps=3, later=name == "later", fused=fused) for name in ("at once", "later")
+    )
+    waited = []
+    for step in range(1, 8):
+        stands = at_once.go(spoilt.get(step, nothing))
+        waited.append(later.go(spoilt.get(step, nothing)) == stands and not stands)
+        later.stability.settle(later.optimizer)
+        assert equal(at_once.state, later.state)
+    assert at_once.faults == later.faults
+    assert at_once.said == later.said
+    assert at_once.stability.state == later.stability.state
+    assert not hasattr(later.optimizer, "found_inf")
+    first = min(spoilt) - 1
+    assert waited[first] != fused  # only torch's fused optimizer can leave a step out by itself
+
+
+def test_what_was_judged_is_heard_of_before_weights_are_used(tmp_path):
+    little = Little(tmp_path, snapshot_steps=None, later=True, fused=True)
+    before = little.state
+    assert little.go(bad_loss)  # nobody has looked
+    assert little.faults == []
+    assert equal(little.state, before)
+    little.stability.verify(little.optimizer, 1)
+    assert [fault["step"] for fault in little.faults] == [1]
+    assert all(not moments for moments in little.optimizer.state.values()) or all(
+        int(moments["step"]) == 0 for moments in little.optimizer.state.values()
+    )
 
 
 def test_groups_of_a_fault_and_what_is_said(tmp_path):
@@ -322,6 +379,33 @@ def test_a_run_survives_a_fault(how, what, value, coco, tmp_path, monkeypatch):
     short_run(coco, tmp_path / "clean", *style)
     expected = weights(tmp_path / "clean")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "weights"])
+def test_a_run_that_is_judged_later_is_the_same(what, coco, tmp_path, monkeypatch):
+    """As on a GPU: nobody waits for the judgement of a step before the model runs again."""
+    style = (*RUN, "adapter.language=lora", "trainer.stability.snapshot_steps=4", "logging.steps=1")
+    heard: list[bool] = []
+
+    def late(*args: Any, **kwargs: Any) -> Stability:
+        stability = Stability(*args, **{**kwargs, "later": True})
+        look = stability._look
+        stability._look = lambda judged, optimizer: (heard.append(stability._losses == []), look(judged, optimizer))[1]
+        return stability
+
+    for name in ("at once", "later"):
+        with monkeypatch.context() as patch, spoiled(monkeypatch, {3}, what, math.nan):
+            if name == "later":
+                patch.setattr(control, "Stability", late)
+            short_run(coco, tmp_path / name, *style)
+    assert len(heard) == 6
+    assert faults(tmp_path / "at once") == faults(tmp_path / "later")
+    assert len(faults(tmp_path / "later")) == 1
+    expected, found = weights(tmp_path / "at once"), weights(tmp_path / "later")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    rates = [[row.get("learning_rate") for row in history(tmp_path / name)] for name in ("at once", "later")]
+    assert rates[0][3:] == rates[1][3:]  # the step behind the fault is logged with what it began with
+    assert all(math.isfinite(row.get("grad_norm", 0.0)) for row in history(tmp_path / "later"))
 
 
 def test_a_fault_of_the_detection_head_lowers_its_rate_alone(coco, tmp_path, monkeypatch):

@@ -51,6 +51,7 @@ def controls(
         Path(config.output_dir),
         say,
         resting=lambda: phases.resting,
+        later=model.device.type == "cuda" and engine_of(config) == "ddp",
     )
     if scale != 1:
         say(

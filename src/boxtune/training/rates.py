@@ -60,6 +60,12 @@ class Rates:
 
         return LambdaLR(optimizer, [of(part.get("group")) for part in optimizer.param_groups])
 
+    def refresh(self, scheduler: LambdaLR) -> None:
+        """Give the step in hand the rates that faults have left, where one was heard of since it began."""
+        parts = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for part, highest, factor in parts:
+            part["lr"] = highest * factor(scheduler.last_epoch)
+
     def note(self, optimizer: Any) -> None:
         """Before the optimizer's step: its rates; behind it they are those of the next."""
         self.of_step = {part["group"]: float(part["lr"]) for part in optimizer.param_groups if "group" in part}

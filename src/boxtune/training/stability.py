@@ -1,6 +1,6 @@
 """A run that goes on where a loss, a gradient or a weight is not finite.
 
-The step is dropped before the optimizer sees it, so the weights stay those of the step before. Where they are no good
+The optimizer leaves such a step out, so the weights stay those of the step before. Where they are no good
 either (a number in them or in the optimizer's state is not finite, or the next step is no better), weights and
 optimizer return to the last good snapshot. The rate of the group that the fault was in is lowered, and rises again with
 good steps, as a loss scale does (Micikevicius et al. 2018, arXiv 1710.03740; `torch.amp.GradScaler`).
@@ -23,6 +23,7 @@ from boxtune.config.schema import StabilityConfig
 from boxtune.errors import ConfigError, ModelError
 from boxtune.training.groups import Groups
 from boxtune.training.sharding import local
+from boxtune.training.skipped_steps import agreed, can_leave_out, everywhere, leave_out, on_its_way
 from boxtune.training.snapshot import Snapshot
 
 FAULTS_FILE: Final = "faults.jsonl"
@@ -63,6 +64,25 @@ class Fault:
         return f"Step {self.step}: {what} not finite (images {ids}); {done}; rates: {rates}"
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Of a step, before anybody has looked.
+
+    Attributes:
+        step: its number, from 1.
+        flags: `[1 + groups]` on the CPU: is the loss not finite, and the gradients of each group?
+        is_there: an event of the device; None: they are.
+        batches: of each, whether its loss was not finite, and its samples.
+        text_is_bad: of each batch, whether the text's part of its loss was not finite.
+    """
+
+    step: int
+    flags: torch.Tensor
+    is_there: Any
+    batches: list[tuple[torch.Tensor, Sequence[str]]]
+    text_is_bad: list[torch.Tensor]
+
+
 @dataclass
 class StabilityState:
     """What a run has learned of its faults, and keeps in its checkpoints.
@@ -85,7 +105,7 @@ class StabilityState:
 class Stability:
     """Judges each step, and mends the model where one was bad. All processes come to the same judgement.
 
-    Each step costs a norm of each group's gradients and one wait for the GPU.
+    Each step costs a norm of each group's gradients, and one wait for the device.
 
     Args:
         settings: limits and factors.
@@ -94,6 +114,7 @@ class Stability:
         output_dir: where faults are written down.
         say: is told of each.
         resting: tells the groups that are frozen for now.
+        later: wait in `settle`, where the optimizer can leave a step out by itself and all went well so far.
     """
 
     def __init__(
@@ -104,7 +125,10 @@ class Stability:
         output_dir: Path,
         say: Callable[[str], None],
         resting: Callable[[], frozenset[str]] = frozenset,
+        *,
+        later: bool = False,
     ) -> None:
+        self.later = later
         self.settings, self.groups, self.snapshot_steps = settings, groups, snapshot_steps
         self.output_dir, self.say, self.resting = output_dir, say, resting
         self.snapshot = None if snapshot_steps is None or not groups else Snapshot(self._trained())
@@ -114,6 +138,7 @@ class Stability:
         self._losses: list[tuple[torch.Tensor, Sequence[str]]] = []  # of the step in hand: not finite?, its samples
         self._text_is_bad: list[torch.Tensor] = []
         self._usual_loss: torch.Tensor | None = None
+        self._judged: Judged | None = None
         self._ids: tuple[str, ...] = ()  # of the last step, here
 
     @property
@@ -164,9 +189,8 @@ class Stability:
         self._losses, self._text_is_bad = [], []
 
     def judge(self, optimizer: Any, step: int) -> bool:
-        """After the last batch of a step, before its gradients are clipped: whether the step may be taken.
-
-        Where it may not, gradients are gone, so that the optimizer does nothing.
+        """After the last batch of a step, before its gradients are clipped: whether the step may be taken, or True
+        where that is not known yet. Where it may not, the optimizer does nothing.
 
         Args:
             optimizer: its state is put back where that must be.
@@ -175,23 +199,48 @@ class Stability:
         Raises:
             ConfigError: a fault that cannot be mended.
         """
+        self.settle(optimizer)
         bad_loss = torch.stack([flag for flag, _ in self._losses]).any()
         flags = [bad_loss, *(~_norm(group, bad_loss.device).isfinite() for group in self._gradients())]
-        loss_is_bad, *bad = _agreed(torch.stack(flags))
-        batches, self._losses, text, self._text_is_bad = self._losses, [], self._text_is_bad, []
+        found, batches, text_is_bad = everywhere(torch.stack(flags)), self._losses, self._text_is_bad
+        self.forget_step()
         self._ids = tuple(sample_id for _, ids in batches for sample_id in ids)
+        if self.later and self.state.num_in_row == 0 and can_leave_out(optimizer):
+            leave_out(optimizer, found.amax())
+            self._judged = Judged(step, *on_its_way(found), batches, text_is_bad)
+            return True
+        stands = self._look(Judged(step, found.cpu(), None, batches, text_is_bad), optimizer)
+        if not stands:
+            for members in self.groups.values():
+                for parameter in members:
+                    parameter.grad = None
+        return stands
+
+    def settle(self, optimizer: Any) -> None:
+        """Hear how the last step was judged, and mend what was wrong; nothing where that is known.
+
+        Raises:
+            ConfigError: a fault that cannot be mended.
+        """
+        judged, self._judged = self._judged, None
+        if judged is not None:
+            leave_out(optimizer, None)
+            self._look(judged, optimizer)
+
+    def _look(self, judged: Judged, optimizer: Any) -> bool:
+        if judged.is_there is not None:
+            judged.is_there.synchronize()
+        loss_is_bad, *bad = (flag > 0 for flag in judged.flags.tolist())
         if not loss_is_bad and not any(bad):
             self._note_good()
             return True
-        suspects = tuple(sample_id for flag, ids in batches if bool(flag) for sample_id in ids)
+        suspects = tuple(sample_id for flag, ids in judged.batches if bool(flag) for sample_id in ids)
         if loss_is_bad:
-            groups = self._learning(torch.stack(text).any() if text else bad_loss)
+            blamed = judged.text_is_bad or [flag for flag, _ in judged.batches]
+            groups = self._learning(torch.stack(blamed).any())
         else:
             groups = [group for group, is_bad in zip(self.groups, bad, strict=True) if is_bad]
-        for members in self.groups.values():
-            for parameter in members:
-                parameter.grad = None
-        self._mend(optimizer, step, "loss" if loss_is_bad else "gradient", groups, suspects)
+        self._mend(optimizer, judged.step, "loss" if loss_is_bad else "gradient", groups, suspects)
         return False
 
     def verify(self, optimizer: Any, step: int) -> None:
@@ -200,6 +249,7 @@ class Stability:
         Raises:
             ConfigError: they are not, and there is nothing to put back.
         """
+        self.settle(optimizer)
         damaged = self._damaged(optimizer)
         if damaged:
             self._mend(optimizer, step, "weights", damaged, (), damaged)
@@ -212,6 +262,7 @@ class Stability:
 
     def end(self, optimizer: Any) -> None:
         """The last step was taken: a run in the middle of a row of faults has come to nothing that can be relied on."""
+        self.settle(optimizer)
         if self.state.num_in_row > 1 and not self.stopped:
             self.stopped = True
             if self.snapshot is not None and self.snapshot.step is not None:
@@ -273,7 +324,7 @@ class Stability:
     def _learning(self, text_is_bad: torch.Tensor) -> list[str]:
         """Groups that a bad loss may come from: the head alone where the text's part is finite, else all that learn."""
         learning = [group for group in self.groups if group not in self.resting()]
-        (is_bad,) = _agreed(text_is_bad[None])
+        (is_bad,) = agreed(text_is_bad[None])
         return ["detection_head"] if not is_bad and "detection_head" in learning else learning
 
     def _trained(self) -> tuple[torch.nn.Parameter, ...]:
@@ -292,7 +343,7 @@ class Stability:
             numbers += [v for p in members for v in optimizer.state.get(p, {}).values() if _is_number(v)]
             # the largest, which cannot overflow as a sum of squares does
             flags.append(~_norm(numbers, numbers[0].device, float("inf")).isfinite())
-        return tuple(group for group, bad in zip(self.groups, _agreed(torch.stack(flags)), strict=True) if bad)
+        return tuple(group for group, bad in zip(self.groups, agreed(torch.stack(flags)), strict=True) if bad)
 
     def _write_down(self, fault: Fault) -> None:
         if not distributed.is_initialized() or distributed.get_rank() == 0:
@@ -340,14 +391,6 @@ def _norm(tensors: Sequence[torch.Tensor], device: torch.device, kind: float = 2
     if not here:
         return torch.zeros((), device=device)
     return torch.nn.utils.get_total_norm(here, norm_type=kind).to(device)
-
-
-def _agreed(flags: torch.Tensor) -> list[bool]:
-    """True where it is in any process; the one wait for the GPU."""
-    numbers = flags.float()
-    if distributed.is_initialized() and distributed.get_world_size() > 1:
-        distributed.all_reduce(numbers, op=distributed.ReduceOp.MAX)
-    return [number > 0 for number in numbers.tolist()]
 
 
 def _gathered(suspects: tuple[str, ...], of_step: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ It is not TRL's SFTTrainer because that refuses packed image data and returns no
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence, Sized
 from functools import partial
@@ -171,7 +172,8 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
                     features.vision = vision
             elif self.speed is not None and self.speed.frozen_vision and "pixel_values" in forward:
                 with self.accelerator.autocast():
-                    forward = frozen_features(self.model, forward)
+                    forward = frozen_features(self.model, forward, targets["grids"])
+            self.settle_step()  # the GPU has the tower to run meanwhile
             options = language.forward_options(targets) if self.speed is None or self.speed.label_logits else {}
             outputs = model(**forward, **options, use_cache=False)
         bare: Any = self.model
@@ -229,6 +231,16 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
         if self.stability is not None:
             self.stability.forget_step()
 
+    def settle_step(self) -> None:
+        """Hear how the step before was judged; where it was bad, rates are others now."""
+        if self.stability is None:
+            return
+        before = dict(self.stability.lowered)
+        self.stability.settle(self.optimizer)
+        if self.stability.lowered != before:
+            assert self.lr_scheduler is not None
+            self.rates.refresh(self.lr_scheduler)
+
     def verify_weights(self) -> None:
         """See `Stability.verify`."""
         if self.stability is not None:
@@ -256,6 +268,8 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
         """As `Trainer.log`, with each term of the loss where there are several, and the share of the time since then
         that was spent waiting for data.
         """
+        if not math.isfinite(logs.get("grad_norm", 0.0)):
+            del logs["grad_norm"]  # of a step that is left out
         if "loss" in logs:
             now = time.perf_counter()
             names, means = self.terms.take()
