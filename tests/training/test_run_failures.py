@@ -129,11 +129,19 @@ def test_image_that_breaks_when_decoded(num_workers, tmp_path):
         pytest.param(["trainer.optim=adamm"], ConfigError, "adamm is not a valid", id="unknown optimizer"),
         pytest.param(["collator.max_length=20"], DataError, "more tokens than collator.max_length=20", id="too long"),
         pytest.param(["model.device=cuda:77"], ConfigError, "cuda:77|GPU", id="no such device"),
+        pytest.param(
+            ["collator.batching=packed", "collator.token_budget=20"],
+            BoxtuneError,
+            "token_budget=20 is",
+            id="short rows",
+        ),
     ],
 )
 def test_refused_before_the_first_step(overrides, error, message, coco, tmp_path):
+    """The folder is left empty, so that the same command may be given again, mended."""
     with pytest.raises(error, match=message):
         train(settings(coco, tmp_path / "o", *overrides))
+    assert not list((tmp_path / "o").glob("*"))
 
 
 def test_image_of_an_impossible_shape_is_named_before_the_first_step(tmp_path):

@@ -140,16 +140,15 @@ def train(
     if checkpoint is not None:
         check_unchanged(checkpoint, config, record)
         check_base(checkpoint, loaded.base)
-    home = output_dir if stage is None else output_dir.parent
-    with _explained(output_dir, home):
-        write_run_files(output_dir, to_yaml(config), record)
     try:
         assembled = assemble(config, model, loaded, data, collator, contract, record, console, speed, kept_features)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         if isinstance(error, BoxtuneError | torch.OutOfMemoryError):
             raise
         raise ConfigError(f"transformers refuses a setting of trainer or logging: {error}") from error
-    trainer = assembled.trainer
+    trainer, home = assembled.trainer, output_dir if stage is None else output_dir.parent
+    with _explained(output_dir, home):  # after all refusals, so that the same command, mended, finds the folder empty
+        write_run_files(output_dir, to_yaml(config), record)
     _run(trainer, checkpoint, output_dir, home)
     assembled.stability.raise_if_stopped()
     stopped_by = assembled.interrupt.received
