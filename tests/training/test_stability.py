@@ -17,7 +17,7 @@ from boxtune.config.schema import StabilityConfig
 from boxtune.errors import ConfigError, ModelError
 from boxtune.training import control
 from boxtune.training.objective import Objective
-from boxtune.training.stability import FAULTS_FILE, Stability, naming_operations
+from boxtune.training.stability import FAULTS_FILE, Stability
 from boxtune.training.trainer import DetectionTrainer
 from training.runs import history, short_run, weights, write_coco
 
@@ -287,20 +287,6 @@ def test_what_a_bad_loss_counts_as(tmp_path):
     stability = Little(tmp_path).stability
     losses = [math.nan, 2.0, math.inf, math.nan, 3.0]
     assert [stability.note(torch.tensor(loss), []).item() for loss in losses] == [0.0, 2.0, 2.0, 2.0, 3.0]
-
-
-def test_the_operation_is_named(tmp_path):
-    little = Little(tmp_path, anomaly_mode=True)
-    x = torch.zeros((), requires_grad=True)
-    with (
-        pytest.raises(ModelError, match=r"Step 3, images a, b: Function 'SqrtBackward0' returned nan values"),
-        pytest.warns(UserWarning, match="Error detected in SqrtBackward0"),
-        naming_operations(little.stability, 3, ["a", "b"]),
-    ):
-        (x.sqrt() * 0).backward()
-    assert not torch.is_anomaly_enabled()
-    with pytest.raises(RuntimeError, match="elsewhere"), naming_operations(little.stability, 3, []):
-        raise RuntimeError("elsewhere")
 
 
 # ---- in a run --------------------------------------------------------------------------------------------------------

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,7 +19,7 @@ import torch
 from torch import distributed
 
 from boxtune.config.schema import StabilityConfig
-from boxtune.errors import ConfigError, ModelError
+from boxtune.errors import ConfigError
 from boxtune.training.groups import Groups
 from boxtune.training.sharding import local
 from boxtune.training.skipped_steps import agreed, can_leave_out, everywhere, leave_out, on_its_way
@@ -358,28 +357,6 @@ class Stability:
             f"{self.output_dir / FAULTS_FILE} lists all with their images: look at these, or lower "
             "trainer.learning_rate or trainer.max_grad_norm, and start again in another --output-dir."
         )
-
-
-@contextmanager
-def naming_operations(stability: Stability | None, step: int, sample_ids: Sequence[str]) -> Iterator[None]:
-    """Autograd's anomaly mode, where it is asked for: torch prints where the operation stands in the forward pass.
-
-    Raises:
-        ModelError: an operation's gradient is NaN; names it, the step and its images.
-    """
-    if stability is None or not stability.settings.anomaly_mode:
-        yield
-        return
-    try:
-        with torch.autograd.set_detect_anomaly(True):
-            yield
-    except RuntimeError as error:
-        if "returned nan values" not in str(error):  # torch/csrc/autograd/engine.cpp
-            raise
-        raise ModelError(
-            f"Step {step}, images {', '.join(sample_ids)}: {error} Where it stands in the forward pass is printed "
-            "above; trainer.stability.anomaly_mode=false goes on without such a step."
-        ) from error
 
 
 def _is_number(value: Any) -> bool:

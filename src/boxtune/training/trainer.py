@@ -27,6 +27,7 @@ from boxtune.models.detection_head.attached import detached, split_state
 from boxtune.models.detection_head.saving import load_head, save_head
 from boxtune.models.frozen_vision import frozen_features
 from boxtune.training import sharding
+from boxtune.training.anomaly import naming_operations
 from boxtune.training.callbacks.epochs import EpochCallback
 from boxtune.training.callbacks.interrupt import InterruptCallback, LookEnded
 from boxtune.training.callbacks.parts import PartsCallback, release_memory
@@ -39,7 +40,7 @@ from boxtune.training.features import RunFeatures
 from boxtune.training.objective import Objective, TermMeans
 from boxtune.training.rates import Rates
 from boxtune.training.speed import Speed, slow_down
-from boxtune.training.stability import Stability, naming_operations
+from boxtune.training.stability import Stability
 from boxtune.training.watch import Watch
 
 
@@ -218,9 +219,10 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
     def _batch_loss(self, model: Any, batch: Any, counts: Any) -> torch.Tensor:
         """Of a batch in as many parts as memory wants."""
         losses = []
+        names_operations = self.stability is not None and self.stability.settings.anomaly_mode
         for part in self.parts.of(batch):
             sample_ids = part["targets"]["sample_ids"]
-            with naming_operations(self.stability, self.state.global_step + 1, sample_ids):
+            with naming_operations(names_operations, self.state.global_step + 1, sample_ids):
                 loss = self._compiled_step(model, part, counts)
             losses.append(loss if self.stability is None else self.stability.note(loss, sample_ids))
         return torch.stack(losses).sum()
