@@ -50,7 +50,15 @@ from boxtune.training.sets import RunData
 from boxtune.training.speed import speed_up
 
 LANGUAGE_LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-WAYS = ("label_logits", "adapter_arithmetic", "frozen_vision", "padded_vision", "patch_product", "compiled_blocks")
+WAYS = (
+    "label_logits",
+    "adapter_arithmetic",
+    "joined_adapters",
+    "frozen_vision",
+    "padded_vision",
+    "patch_product",
+    "compiled_blocks",
+)
 
 
 Facts = dict[str, Any]
@@ -243,9 +251,10 @@ def rows_of(full: bool) -> list[Row]:
         Row("label-logits", "+ logits at labels only", ours(*WAYS[:1], saving, **as_trainers)),
         Row("no-checkpointing", "+ no checkpointing", ours(*WAYS[:1], fast, **as_trainers)),
         Row("adapter-arithmetic", "+ adapters compute in bf16", ours(*WAYS[:2], fast, **as_trainers)),
-        Row("frozen-vision", "+ frozen vision tower without gradients", ours(*WAYS[:3], fast)),
-        Row("padded-vision", "+ vision MLPs as wide as tensor cores like", ours(*WAYS[:4], fast)),
-        Row("patch-product", "+ patches projected by a matrix product", ours(*WAYS[:5], fast)),
+        Row("joined-adapters", "+ wide adapters as one product", ours(*WAYS[:3], fast, **as_trainers)),
+        Row("frozen-vision", "+ frozen vision tower without gradients", ours(*WAYS[:4], fast)),
+        Row("padded-vision", "+ vision MLPs as wide as tensor cores like", ours(*WAYS[:5], fast)),
+        Row("patch-product", "+ patches projected by a matrix product", ours(*WAYS[:6], fast)),
         Row("compiled-blocks", "+ blocks compiled", ours(*WAYS, fast)),
         Row("small", "  the same with checkpointing", ours(*WAYS, saving)),
         Row("boxtune", "`boxtune train`, everything on auto but the vision cache", with_boxtune),

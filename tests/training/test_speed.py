@@ -63,6 +63,7 @@ LEVERS = {  # what asks for it, and what a run says of it
     "padded_vision": ("model.speedups=[padded_vision]", "vision MLPs 60 → 128 wide"),
     "compiled_blocks": ("model.speedups=[compiled_blocks]", "blocks compiled"),
     "adapter_arithmetic": ("model.speedups=[adapter_arithmetic]", ""),
+    "joined_adapters": ("model.speedups=[joined_adapters]", "wide adapters as one product"),
     "packed rows": ("collator.batching=packed", "language model segments"),
     "checkpointing": ("trainer.gradient_checkpointing=true", ""),
     "vision cache": ("model.vision_cache=FOLDER", "pictures came from it"),

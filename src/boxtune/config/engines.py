@@ -32,12 +32,12 @@ def engine_of(config: Config) -> Engine:
 def left_out(engine: Engine) -> tuple[str, ...]:
     """Speedups that an engine does not go with.
 
-    Two look at weights outside of the model's own forward pass, where those that are divided are not whole. And what
+    Some look at weights outside of the model's own forward pass, where those that are divided are not whole. And what
     DeepSpeed does before and after each module is compiled for each module anew, until the compiler gives up.
     """
     if engine == "ddp":
         return ()
-    whole = ("frozen_vision", "padded_vision")
+    whole = ("frozen_vision", "padded_vision", "joined_adapters")
     return whole if engine == "fsdp" else (*whole, "compiled_blocks")
 
 

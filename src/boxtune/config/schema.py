@@ -49,6 +49,7 @@ class ModelConfig(Section):
                 "label_logits",
                 "patch_product",
                 "adapter_arithmetic",
+                "joined_adapters",
                 "frozen_vision",
                 "padded_vision",
                 "compiled_blocks",

@@ -189,6 +189,8 @@ def _open(model: Any, family: Family, area: str) -> None:
 def _with_low_rank(model: Any, family: Family, areas: list[str], low_rank: LowRank) -> Any:
     from peft import LoraConfig, get_peft_model
 
+    from boxtune.models.joined_adapters import make_joinable
+
     targets: set[str] = set()
     for area in areas:
         pattern = family.lora_targets[area]
@@ -205,6 +207,7 @@ def _with_low_rank(model: Any, family: Family, areas: list[str], low_rank: LowRa
         target_modules="|".join(f"({family.lora_targets[area]})" for area in areas),
         task_type="CAUSAL_LM",
     )
+    make_joinable(peft_config)
     wrapped = get_peft_model(model, peft_config)
     check_low_rank(wrapped, family, areas)
     _check_all_wrapped(wrapped, targets)

@@ -52,7 +52,7 @@ def fit_speed(config: Config, device: torch.device) -> Config:
     if fused or config.model.dtype != "bfloat16":  # on a CPU bf16 weights generate without autocast
         speedups.append("adapter_arithmetic")
     if fused:
-        speedups += ["padded_vision", "compiled_blocks"]
+        speedups += ["joined_adapters", "padded_vision", "compiled_blocks"]
     speedups = [name for name in speedups if name not in left_out(engine_of(config))]
     return config.changed("model", speedups=tuple(speedups))
 

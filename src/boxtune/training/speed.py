@@ -14,6 +14,7 @@ from boxtune import processes
 from boxtune.collators.encode import SampleEncoder
 from boxtune.collators.lengths import sample_lengths, token_shares
 from boxtune.collators.packing import least_budget
+from boxtune.config.engines import engine_of
 from boxtune.config.schema import Config
 from boxtune.data.dataset import DetectionDataset
 from boxtune.models.adapter_arithmetic import compute_as_autocast
@@ -23,6 +24,7 @@ from boxtune.models.compile import compile_blocks, release_blocks
 from boxtune.models.detection_head.attached import attached_head
 from boxtune.models.detection_head.tap import layer_behind
 from boxtune.models.frozen_vision import is_frozen
+from boxtune.models.joined_adapters import join_adapters, separate_adapters
 from boxtune.models.load import LoadedModel
 from boxtune.models.padding import pad_vision_mlps, unpad_vision_mlps
 from boxtune.models.patch_product import convolve_patches, multiply_patches
@@ -42,6 +44,7 @@ class Speed:
         compiled: which blocks are compiled at their first call, in words; empty where none are.
         padded_vision: what was done to the vision MLPs, in words; empty where nothing was.
         adapters: how many compute in the step's dtype.
+        joined_adapters: how many are one product with their base.
     """
 
     attention: AttentionChoice
@@ -51,6 +54,7 @@ class Speed:
     compiled: str = ""
     padded_vision: str = ""
     adapters: int = 0
+    joined_adapters: int = 0
 
     def __str__(self) -> str:
         taken = [
@@ -58,6 +62,7 @@ class Speed:
             "patches as one product" if self.patch_product else "",
             "frozen vision tower without gradients" if self.frozen_vision else "",
             self.padded_vision,
+            "wide adapters as one product" if self.joined_adapters else "",
             self.compiled,
         ]
         return f"Attention: {self.attention}\nSpeed: {', '.join(filter(None, taken)) or 'nothing special'}"
@@ -65,7 +70,15 @@ class Speed:
     def record(self) -> dict[str, Any]:
         """JSON-ready, for `run.json`."""
         facts = {"language": self.attention.language, "vision": self.attention.vision, "why": self.attention.why}
-        names = ("label_logits", "patch_product", "frozen_vision", "compiled", "padded_vision", "adapters")
+        names = (
+            "label_logits",
+            "patch_product",
+            "frozen_vision",
+            "compiled",
+            "padded_vision",
+            "adapters",
+            "joined_adapters",
+        )
         return {"attention": facts, **{name: getattr(self, name) for name in names}}
 
 
@@ -100,6 +113,7 @@ def speed_up(model: Any, config: Config, device: torch.device) -> Speed:
         compiled=_compile(model, config) if "compiled_blocks" in wanted else "",
         padded_vision=pad_vision_mlps(bare) if "padded_vision" in wanted else "",
         adapters=compute_as_autocast(model) if bf16 and "adapter_arithmetic" in wanted else 0,
+        joined_adapters=join_adapters(model) if "joined_adapters" in wanted else 0,
     )
 
 
@@ -113,8 +127,10 @@ def _compile(model: Any, config: Config) -> str:
         compile_blocks(model, language=False)
         return "vision blocks compiled (those of 4 bits would not save memory then)"
     head = attached_head(model)
-    compile_blocks(model, apart=None if head is None else layer_behind(model, head.config.language_layers))
-    return "blocks compiled"
+    watched = None if head is None else layer_behind(model, head.config.language_layers)
+    by_parts = engine_of(config) == "fsdp"
+    compile_blocks(model, apart=watched, by_parts=by_parts)
+    return "blocks compiled" + (", part by part" if by_parts else "")
 
 
 def fit_rows(
@@ -151,4 +167,5 @@ def slow_down(model: Any) -> None:
     release_blocks(bare)
     unpad_vision_mlps(bare)
     convolve_patches(bare)
+    separate_adapters(model)
     compute_as_autocast(model, wanted=False)
