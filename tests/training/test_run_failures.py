@@ -126,6 +126,16 @@ def test_image_that_breaks_when_decoded(num_workers, tmp_path):
             id="all frozen",
         ),
         pytest.param(["data.train_split=foo"], DataError, "no splits.*'foo'", id="no such split"),
+        pytest.param(
+            ["grounding.prompt='In {place}'"], ConfigError, "holds '{place}', but only {labels}", id="a blank"
+        ),
+        pytest.param(["grounding.prompt='Find all'"], ConfigError, "must hold {labels} exactly once", id="no labels"),
+        pytest.param(
+            ["grounding.system='<|image_pad|>'"],
+            ConfigError,
+            "grounding.system holds <.image_pad.>",
+            id="no such image",
+        ),
         pytest.param(["trainer.optim=adamm"], ConfigError, "adamm is not a valid", id="unknown optimizer"),
         pytest.param(["collator.max_length=20"], DataError, "more tokens than collator.max_length=20", id="too long"),
         pytest.param(["model.device=cuda:77"], ConfigError, "cuda:77|GPU", id="no such device"),

@@ -8,9 +8,6 @@ from boxtune.config.load import flatten, nearest_key
 from boxtune.config.recipes import stage_configs
 from boxtune.config.schema import Config
 from boxtune.errors import ConfigError
-from boxtune.grounding.prompts import check_template
-
-_IMAGE_PLACE = "<|image_pad|>"  # of all families
 
 # Named elsewhere in the tree, or fixed by what the trainer is: refused so that one setting has one place.
 _ELSEWHERE = {
@@ -71,25 +68,11 @@ def check_config(config: Config) -> None:
         raise ConfigError(f"model.min_pixels={smallest} is more than model.max_pixels={largest}: swap them.")
     if config.collator.batching == "packed" and model.attention == "eager":
         raise ConfigError("collator.batching=packed needs model.attention=sdpa or flash_attention_2.")
-    check_question(config)
     check_watching(config)
     check_engine(config)
     check_head(config)
     check_examples(config)
     check_rates(config)
-
-
-def check_question(config: Config) -> None:
-    """Refuse a prompt that could not be filled in, or that has a place for an image that is not there.
-
-    Raises:
-        ConfigError: names the key and the remedy.
-    """
-    for key, text in (("prompt", config.grounding.prompt), ("system", config.grounding.system)):
-        if text is not None and _IMAGE_PLACE in text:
-            raise ConfigError(f"grounding.{key} holds {_IMAGE_PLACE}, where an image would stand: leave it out.")
-    if config.grounding.prompt is not None:
-        check_template(config.grounding.prompt)
 
 
 def check_head(config: Config) -> None:

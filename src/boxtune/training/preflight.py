@@ -13,7 +13,8 @@ from boxtune.collators.batch import Collator
 from boxtune.config.schema import Config
 from boxtune.console import say
 from boxtune.data.sample import Sample
-from boxtune.errors import ModelError
+from boxtune.errors import ConfigError, ModelError
+from boxtune.grounding.prompts import check_template
 from boxtune.inference.detector import pick_device
 from boxtune.inspection.tokens import analyze_token_distribution, print_tokens
 from boxtune.models.areas import AreaSummary, Training, summarize, with_head
@@ -23,6 +24,21 @@ from boxtune.models.quantize import is_4bit
 from boxtune.training.auto import use_bf16
 from boxtune.training.interlude import interlude
 from boxtune.training.sets import RunData
+
+_IMAGE_PLACE = "<|image_pad|>"  # of all families
+
+
+def check_question(config: Config) -> None:
+    """Refuse a prompt that could not be filled in, or that has a place for an image that is not there.
+
+    Raises:
+        ConfigError: names the key and the remedy.
+    """
+    for key, text in (("prompt", config.grounding.prompt), ("system", config.grounding.system)):
+        if text is not None and _IMAGE_PLACE in text:
+            raise ConfigError(f"grounding.{key} holds {_IMAGE_PLACE}, where an image would stand: leave it out.")
+    if config.grounding.prompt is not None:
+        check_template(config.grounding.prompt)
 
 
 def check_model(model: Any, family: Family, training: Mapping[str, Training]) -> list[AreaSummary]:

@@ -56,7 +56,7 @@ from boxtune.training.failures import explained
 from boxtune.training.features import check_cache_folder, open_features
 from boxtune.training.head import fit_head
 from boxtune.training.last_evaluation import evaluate_at_end
-from boxtune.training.preflight import changes, check_model, describe, show_first_samples
+from boxtune.training.preflight import changes, check_model, check_question, describe, show_first_samples
 from boxtune.training.record import run_record
 from boxtune.training.resume import check_unchanged, claim_output_dir
 from boxtune.training.sets import augmented, check_shapes, load_data
@@ -111,6 +111,7 @@ def train(
         say(console, f"No checkpoint is in {output_dir} yet: the run begins at its first step.")
     elif checkpoint is not None:
         say(console, f"Going on from {checkpoint}.")
+    check_question(config)
     check_oom(config)
     check_engine_here(config)
     check_cache_folder(config)
