@@ -25,8 +25,9 @@ import numpy as np
 import torch
 import yaml
 from dense import DenseHeads
+from pool import Pool, shaken
 from ranks import Ranks, one_gradient
-from stream import Pool, shaken, start_workers
+from stream import start_workers
 from torch.nn import functional as F
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -84,6 +85,14 @@ def uniform_attention(
     return out.permute(0, 2, 1, 3).reshape(1, -1, out.shape[1], out.shape[3]), None
 
 
+def with_uniform_attention(model: Any) -> Any:
+    """The model, its vision tower with `uniform_attention`."""
+    ALL_ATTENTION_FUNCTIONS.register("uniform_flash", uniform_attention)
+    for config in (model.config.vision_config, model.model.visual.config):
+        config._attn_implementation_internal = "uniform_flash"
+    return model
+
+
 def patches_of(pixels: torch.Tensor, processor: Any) -> torch.Tensor:
     """`[B, 3, H, W]` in 0–1 → patches `[B·N, 3·2·14·14]`, as the processor's image part orders them."""
     images = processor.image_processor
@@ -101,33 +110,40 @@ class Step:
     step (how many image tokens, where) whose answers are known here: each made the program wait for all work before.
     """
 
-    def __init__(self, model: Any, heads: DenseHeads, processor: Any, device: torch.device) -> None:
+    def __init__(self, model: Any, heads: DenseHeads | None, processor: Any, device: torch.device) -> None:
         self.model, self.heads, self.processor, self.device = model, heads, processor, device
         self.image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.known: dict[str, tuple[int, torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, shape: str, batch: dict[str, Any]) -> torch.Tensor:
         """Mean cross-entropy over the tokens of the answers, and the losses of both helping heads: `[3]`."""
+        assert self.heads is not None
         length = min(math.ceil(batch["length"] / 64) * 64, batch["input_ids"].shape[1])
         ids = batch["input_ids"][:, :length].long()
-        rows, columns = (int(side) for side in shape.split("x"))
-        first, positions, patch_places = self._of_shape(shape, ids[0], rows, columns)
-        place = torch.arange(length, device=self.device)
+        place = torch.arange(ids.shape[1], device=self.device)
         labelled = (place >= batch["answer_starts"][:, None]) & (place < batch["lengths"][:, None])
         keep = batch["answer_start"] - 1
         with torch.autocast(self.device.type, torch.bfloat16):
-            seen = self._seen(shaken(batch), patch_places, rows * columns)
-            words = self.model.model.language_model.embed_tokens(ids)
-            embeds = torch.cat([words[:, :first], seen.to(words.dtype), words[:, first + rows * columns :]], 1)
-            hidden = self.model.model.language_model(
-                inputs_embeds=embeds,
-                position_ids=positions[:, None, :length].expand(3, len(ids), length),
-                use_cache=False,
-            ).last_hidden_state
+            first, _, hidden = self.states(shape, shaken(batch), ids)
             logits = self.model.lm_head(hidden[:, keep:-1])
         targets = ids[:, keep + 1 :].masked_fill(~labelled[:, keep + 1 :], -100)
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
+        rows, columns = (int(side) for side in shape.split("x"))
         return torch.stack([loss, *self.heads(batch["boxes"], rows, columns, first)])
+
+    def states(self, shape: str, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
+        """Where image tokens begin, vision embeddings `[B, tokens, width]`, last hidden states `[B, L, width]`."""
+        rows, columns = (int(side) for side in shape.split("x"))
+        first, positions, patch_places = self._of_shape(shape, ids[0], rows, columns)
+        seen = self._seen(pixels, patch_places, rows * columns)
+        words = self.model.model.language_model.embed_tokens(ids)
+        embeds = torch.cat([words[:, :first], seen.to(words.dtype), words[:, first + rows * columns :]], 1)
+        hidden = self.model.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=positions[:, None, : ids.shape[1]].expand(3, *ids.shape),
+            use_cache=False,
+        ).last_hidden_state
+        return first, seen, hidden
 
     def _seen(self, pixels: torch.Tensor, patch_places: torch.Tensor, num_tokens: int) -> torch.Tensor:
         """Vision embeddings `[B, tokens, width]` of pictures `[B, 3, H, W]`."""
@@ -207,14 +223,10 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     first = [next(chunks) for _ in range(recipe["data"]["first"] // recipe["data"]["chunk"])]
     device = ranks.join()
     if device.type == "cpu":  # a trial run
-        recipe["data"] |= {"pool": 1000}
-        recipe["train"]["batch_tokens"] = 6000
+        recipe["data"]["pool"], recipe["train"]["batch_tokens"] = 1000, 6000
     torch.set_float32_matmul_precision("high")
-    ALL_ATTENTION_FUNCTIONS.register("uniform_flash", uniform_attention)
-    model = build_model(recipe, processor).to(device).train()
+    model = with_uniform_attention(build_model(recipe, processor).to(device).train())
     torch.manual_seed(recipe["seed"] + 1000 * (sitting + 1) + ranks.rank)  # each process shakes its pictures otherwise
-    for config in (model.config.vision_config, model.model.visual.config):
-        config._attn_implementation_internal = "uniform_flash"
     heads = DenseHeads(model).to(device)
     optimizer = _optimizer(model, heads, recipe["train"])
     if "model" in state:
@@ -232,7 +244,7 @@ def train(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         pool.add(chunk)
     pool.follow(chunks)
     if device.type == "cuda":
-        _compile(model, heads)
+        compile_blocks(model, heads)
     forward = Step(model, heads, processor, device)
     rng = np.random.default_rng([recipe["seed"], sitting, ranks.rank])
     batches = pool.batches(rng, recipe["train"]["batch_tokens"])
@@ -272,10 +284,11 @@ def _state(args: argparse.Namespace) -> dict[str, Any]:
     return state
 
 
-def _compile(model: Any, heads: DenseHeads) -> None:
+def compile_blocks(model: Any, heads: DenseHeads | None = None) -> None:
+    """Each block by itself, for any length: one program serves all blocks of a kind."""
     torch._dynamo.config.recompile_limit = 64
     for block in [*model.model.visual.blocks, *model.model.language_model.layers]:
-        if block is heads.tapped:  # its hook stays outside
+        if heads is not None and block is heads.tapped:  # its hook stays outside
             block.forward = torch.compile(block.forward, dynamic=True)
         else:
             block.compile(dynamic=True)

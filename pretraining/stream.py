@@ -6,7 +6,6 @@ noise. A worker writes the questions and answers for several views of a picture 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from boxtune.collators.encode import render
@@ -25,8 +23,24 @@ from boxtune.models.families import family
 
 IMAGE = "<|image_pad|>"
 TILE = 28  # pixels of an image token, a side
-MAX_BOXES = 12  # that the helping heads are told of
+MAX_BOXES = 12  # that the helping heads are told of; `max_boxes` of the config's data where all must be
+NO_TOKEN = -100  # the padding of labels
 NUTRITION_NAMES = ("nutrition-table", "nutrition table", "nutrition facts", "table of nutrition", "nutrition label")
+
+
+NEVER_THERE = (
+    "cat",
+    "bicycle",
+    "person",
+    "airplane",
+    "tree",
+    "horse",
+    "umbrella",
+    "guitar",
+    "window",
+    "bridge",
+    "sheep",
+)
 
 
 @dataclass
@@ -39,7 +53,19 @@ class Chunk:
     input_ids: torch.Tensor  # [n, V, T]
     lengths: torch.Tensor  # [n, V]
     answer_starts: torch.Tensor  # [n, V]
-    boxes: torch.Tensor  # [n, V, MAX_BOXES, 4] of the answer, in shares of the sides; zeros where there are fewer
+    boxes: torch.Tensor  # [n, V, M, 4] of the answer, in shares of the sides; zeros where there are fewer
+    labels: torch.Tensor  # [n, V, M, T] int16 tokens of each box's label, and the one that ends it, padded with −100
+    num_boxes: torch.Tensor  # [n, V]
+
+
+@dataclass(frozen=True)
+class View:
+    """A zoom and shift of a picture, what was asked for and is left in sight, and the tokens that say so."""
+
+    place: np.ndarray
+    detections: Detections
+    tokens: list[int]
+    answer_start: int
 
 
 class Pictures(IterableDataset[Chunk]):
@@ -51,6 +77,9 @@ class Pictures(IterableDataset[Chunk]):
 
     def __init__(self, processor: Any, data: dict[str, Any], first_seed: int) -> None:
         self.processor, self.data, self.first_seed = processor, data, first_seed
+        self.questions_only, self.absent_share = data.get("questions_only", False), data.get("absent_share", 0.0)
+        self.max_boxes, self.label_tokens = data.get("max_boxes", MAX_BOXES), data.get("label_tokens", 0)
+        self.known_labels: dict[str, list[int]] = {}
 
     def __iter__(self) -> Iterator[Chunk]:
         worker = get_worker_info()
@@ -69,7 +98,7 @@ class Pictures(IterableDataset[Chunk]):
 
     def _chunk(self, rng: np.random.Generator, shape: str, seed: int, num_drawn: int) -> Chunk:
         rows, columns = (int(side) for side in shape.split("x"))
-        images, views, tokens, boxes, picture = [], [], [], [], 0
+        images, views, picture = [], [], 0
         easy = self.data["easy_share"] * max(0.0, 1 - num_drawn / self.data["easy_until"])
         while len(images) < self.data["chunk"]:
             number = seed * 64 + picture
@@ -78,27 +107,73 @@ class Pictures(IterableDataset[Chunk]):
             if rng.random() < easy:
                 drawn = draw_easy(rng, image_hw)
             else:
-                drawn = draw(number, image_hw, rng.random() < self.data["nutrition_share"])
+                nutrition = rng.random() < self.data["nutrition_share"]
+                drawn = draw(number, image_hw, nutrition, None if nutrition else self._kind(rng))
             seen = [self._view(rng, drawn, rows * columns, plain=i == 0) for i in range(self.data["views"])]
-            if max(len(ids) for _, _, ids, _ in seen) <= self.data["max_tokens"]:
+            if all(self._fits(view) for view in seen):
                 images.append(drawn.image)
-                views.append([view for view, _, _, _ in seen])
-                boxes.append([answer for _, answer, _, _ in seen])
-                tokens.append([(ids, start) for _, _, ids, start in seen])
-        return _stack(shape, images, views, tokens, boxes, self.processor.tokenizer.pad_token_id)
+                views.append(seen)
+        return self._stack(shape, images, views)
 
-    def _view(
-        self, rng: np.random.Generator, drawn: Drawn, num_image_tokens: int, *, plain: bool
-    ) -> tuple[np.ndarray, np.ndarray, list[int], int]:
-        """A zoom, the boxes of what was asked for and is left in sight, and the tokens of question and answer."""
-        view = np.array([1.0, 1.0, 0.0, 0.0]) if plain else random_view(rng)
+    def _kind(self, rng: np.random.Generator) -> str | None:
+        """A kind of scene by the weights of the config, None for the usual mix."""
+        weights = self.data.get("scene_kinds")
+        if not weights:
+            return None
+        shares = np.array(list(weights.values()), dtype=float)
+        return str(rng.choice(list(weights), p=shares / shares.sum()))
+
+    def _view(self, rng: np.random.Generator, drawn: Drawn, num_image_tokens: int, *, plain: bool) -> View:
+        place = np.array([1.0, 1.0, 0.0, 0.0]) if plain else random_view(rng)
         asked, detections = drawn.query(rng)
-        height, width = drawn.image.shape[:2]
-        detections = seen_through(view, detections, (height, width))
-        boxes = np.zeros((MAX_BOXES, 4), np.float32)
-        known = detections.xyxy[:MAX_BOXES] / np.array([width, height] * 2)
-        boxes[: len(known)] = known
-        return view, boxes, *tokens_of(self.processor, asked, detections, drawn.image.shape[:2], num_image_tokens)
+        if self.absent_share and rng.random() < self.absent_share:
+            asked = rng.choice(NEVER_THERE, int(rng.integers(1, 4)), replace=False).tolist()
+            detections = detections.select(np.zeros(len(detections), bool))
+        image_hw = drawn.image.shape[:2]
+        detections = seen_through(place, detections, image_hw)
+        tokens, start = tokens_of(self.processor, asked, detections, image_hw, num_image_tokens)
+        return View(place, detections, tokens[:start] if self.questions_only else tokens, start)
+
+    def _fits(self, view: View) -> bool:
+        """A box that is left out would be taught to be none, where all are wanted."""
+        if len(view.tokens) > self.data["max_tokens"]:
+            return False
+        labels = [self._label(name) for name in view.detections.labels] if self.label_tokens else []
+        return len(labels) <= self.max_boxes and all(len(label) <= self.label_tokens for label in labels)
+
+    def _label(self, name: str) -> list[int]:
+        if name not in self.known_labels:
+            tokenizer = self.processor.tokenizer
+            ids = tokenizer(name, add_special_tokens=False)["input_ids"]
+            self.known_labels[name] = [*ids, tokenizer.eos_token_id]
+        return self.known_labels[name]
+
+    def _stack(self, shape: str, images: list[np.ndarray], views: list[list[View]]) -> Chunk:
+        flat = [view for of_image in views for view in of_image]
+        size = (len(images), len(views[0]))
+        boxes = np.zeros((len(flat), self.max_boxes, 4), np.float32)
+        labels = np.full((len(flat), self.max_boxes, self.label_tokens), NO_TOKEN, np.int16)
+        sides = np.array([images[0].shape[1], images[0].shape[0]] * 2)
+        for number, view in enumerate(flat):
+            known = view.detections.xyxy[: self.max_boxes] / sides
+            boxes[number, : len(known)] = known
+            if self.label_tokens:
+                for place, name in enumerate(view.detections.labels):
+                    tokens = self._label(name)
+                    labels[number, place, : len(tokens)] = tokens
+        rows = [torch.tensor(view.tokens) for view in flat]
+        pad = self.processor.tokenizer.pad_token_id
+        return Chunk(
+            shape,
+            torch.from_numpy(np.stack(images)),
+            torch.from_numpy(np.array([view.place for view in flat])).float().reshape(*size, 4),
+            torch.nn.utils.rnn.pad_sequence(rows, True, pad).reshape(*size, -1).to(torch.int16),
+            torch.tensor([len(row) for row in rows]).reshape(size),
+            torch.tensor([view.answer_start for view in flat]).reshape(size),
+            torch.from_numpy(boxes).reshape(*size, *boxes.shape[1:]),
+            torch.from_numpy(labels).reshape(*size, *labels.shape[1:]),
+            torch.tensor([len(view.detections) for view in flat]).reshape(size),
+        )
 
 
 @dataclass(frozen=True)
@@ -109,10 +184,10 @@ class Drawn:
     query: Callable[[np.random.Generator], tuple[list[str], Detections]]
 
 
-def draw(seed: int, image_hw: tuple[int, int], nutrition: bool) -> Drawn:
-    """A photo of a package, or a scene."""
+def draw(seed: int, image_hw: tuple[int, int], nutrition: bool, kind: str | None = None) -> Drawn:
+    """A photo of a package, or a scene, of this kind if one is named."""
     if not nutrition:
-        scene = make_scene(seed, image_hw)
+        scene = make_scene(seed, image_hw, kind)
         return Drawn(scene.image, scene.query)
     image, detections = render_nutrition(seed, image_hw)
 
@@ -190,147 +265,7 @@ def tokens_of(
     return before + answer, len(before)
 
 
-def _stack(shape: str, images: list[Any], views: list[Any], tokens: list[Any], boxes: list[Any], pad: int) -> Chunk:
-    rows = [torch.tensor(ids) for views_of in tokens for ids, _ in views_of]
-    size = (len(images), len(views[0]))
-    return Chunk(
-        shape,
-        torch.from_numpy(np.stack(images)),
-        torch.from_numpy(np.array(views)).float(),
-        torch.nn.utils.rnn.pad_sequence(rows, True, pad).reshape(*size, -1).to(torch.int16),
-        torch.tensor([len(row) for row in rows]).reshape(size),
-        torch.tensor([start for views_of in tokens for _, start in views_of]).reshape(size),
-        torch.from_numpy(np.array(boxes)),
-    )
-
-
 def start_workers(processor: Any, data: dict[str, Any], first_seed: int, num_workers: int) -> Iterator[Chunk]:
     """Chunks from worker processes; call it before CUDA is touched, since workers are forked."""
     pictures = Pictures(processor, data, first_seed)
     return iter(DataLoader(pictures, batch_size=None, num_workers=num_workers, prefetch_factor=4))
-
-
-class Pool:
-    """The newest pictures of each shape on the GPU; filled by a thread, oldest overwritten.
-
-    Lengths stay on the CPU, where batches are put together.
-    """
-
-    FIELDS = ("images", "views", "input_ids", "boxes")
-
-    def __init__(self, data: dict[str, Any], device: torch.device, pad: int) -> None:
-        total = sum(data["shapes"].values())
-        self.device, self.pad, self.num_drawn = device, pad, 0
-        self.side = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.store: dict[str, dict[str, torch.Tensor]] = {}
-        self.lengths: dict[str, np.ndarray] = {}  # [n, V, 2] where the answer starts, and the whole length
-        self.filled: dict[str, int] = {}
-        for shape, weight in data["shapes"].items():
-            rows, columns = (int(side) for side in shape.split("x"))
-            size = max(data["chunk"], int(data["pool"] * weight / total) // data["chunk"] * data["chunk"])
-            kinds = {
-                "images": ((size, rows * TILE, columns * TILE, 3), torch.uint8),
-                "views": ((size, data["views"], 4), torch.float32),
-                "input_ids": ((size, data["views"], data["max_tokens"]), torch.int16),
-                "boxes": ((size, data["views"], MAX_BOXES, 4), torch.float32),
-            }
-            self.store[shape] = {name: torch.zeros(s, dtype=t, device=device) for name, (s, t) in kinds.items()}
-            self.store[shape]["input_ids"].fill_(pad)
-            self.lengths[shape] = np.zeros((size, data["views"], 2), np.int64)
-            self.filled[shape] = 0
-
-    def add(self, chunk: Chunk) -> None:
-        """Put a chunk in, over the oldest of its shape."""
-        store = self.store[chunk.shape]
-        size, count = len(store["images"]), len(chunk.images)
-        at = self.filled[chunk.shape] % size
-        for name, values in self._moved(chunk).items():
-            if name == "input_ids":
-                values = F.pad(values, (0, store[name].shape[-1] - values.shape[-1]), value=self.pad)
-            store[name][at : at + count] = values
-        self.lengths[chunk.shape][at : at + count] = torch.stack([chunk.answer_starts, chunk.lengths], -1).numpy()
-        self.filled[chunk.shape] += count
-        self.num_drawn += count
-
-    def _moved(self, chunk: Chunk) -> dict[str, torch.Tensor]:
-        """The chunk's fields on the device; the slow way there is beside the stream that trains."""
-        values = {name: getattr(chunk, name) for name in self.FIELDS}
-        if self.side is None:
-            return values
-        with torch.cuda.stream(self.side):
-            moved = {name: value.to(self.device) for name, value in values.items()}
-            self.side.synchronize()
-        for value in moved.values():
-            value.record_stream(torch.cuda.default_stream(self.device))
-        return moved
-
-    def follow(self, chunks: Iterator[Chunk]) -> None:
-        """Take chunks from the workers for ever, in a thread."""
-
-        def work() -> None:
-            if self.side is not None:
-                torch.cuda.set_device(self.device)
-            for chunk in chunks:
-                self.add(chunk)
-
-        threading.Thread(target=work, daemon=True).start()
-
-    def batches(self, rng: np.random.Generator, batch_tokens: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """For ever: a shape, and stored pictures of it with about the same length."""
-        while True:
-            shapes = [shape for shape, filled in self.filled.items() if filled > 0]
-            weights = np.array([len(self.lengths[s]) for s in shapes], dtype=float)
-            shape = str(rng.choice(shapes, p=weights / weights.sum()))
-            starts_and_lengths = self.lengths[shape]
-            known = min(self.filled[shape], len(starts_and_lengths))
-            drawn = np.stack([rng.integers(0, known, 1024), rng.integers(0, starts_and_lengths.shape[1], 1024)])
-            drawn = drawn[:, starts_and_lengths[drawn[0], drawn[1], 1].argsort()]
-            lengths = starts_and_lengths[drawn[0], drawn[1], 1].tolist()
-            batches, start = [], 0
-            while start < len(lengths):  # from short to long: as many as fit the budget of tokens
-                end = start + 1
-                while end < len(lengths) and (end + 1 - start) * lengths[end] <= batch_tokens:
-                    end += 1
-                batches.append(drawn[:, start:end])
-                start = end
-            for i in rng.permutation(len(batches)):
-                yield shape, self._batch(shape, *batches[i])
-
-    def _batch(self, shape: str, which: np.ndarray, view: np.ndarray) -> dict[str, Any]:
-        """Fields of the pictures as tensors, and as numbers the first start of an answer and the longest row."""
-        places = self.lengths[shape][which, view]
-        both = torch.from_numpy(np.stack([which, view, places[:, 0], places[:, 1]])).to(self.device)
-        store = self.store[shape]
-        return {
-            "images": store["images"][both[0]],
-            **{name: store[name][both[0], both[1]] for name in self.FIELDS if name != "images"},
-            "answer_starts": both[2],
-            "lengths": both[3],
-            "answer_start": int(places[:, 0].min()),
-            "length": int(places[:, 1].max()),
-        }
-
-
-def shaken(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The pictures `[B, 3, H, W]` in 0–1 as their views see them, in other colours."""
-    zoom, shift = batch["views"][:, :2], batch["views"][:, 2:]
-    theta = torch.zeros(len(zoom), 2, 3, device=zoom.device)
-    theta[:, 0, 0], theta[:, 1, 1] = 1 / zoom[:, 0], 1 / zoom[:, 1]
-    theta[:, :, 2] = (1 - 2 * shift) / zoom - 1  # output place in −1…1 → place in the stored picture
-    pixels = batch["images"].permute(0, 3, 1, 2).float() / 255
-    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-    return _recoloured(F.grid_sample(pixels, grid, padding_mode="border", align_corners=False))
-
-
-def _recoloured(pixels: torch.Tensor) -> torch.Tensor:
-    count, device = len(pixels), pixels.device
-
-    def factor(spread: float, channels: int = 1) -> torch.Tensor:
-        return 1 + torch.empty(count, channels, 1, 1, device=device).uniform_(-spread, spread)
-
-    grey = pixels.mean(1, keepdim=True)
-    pixels = grey + (pixels - grey) * factor(0.4)
-    pixels = (pixels - 0.5) * factor(0.3) + 0.5 * factor(0.25) * factor(0.08, 3)
-    flipped = torch.rand(count, 1, 1, 1, device=device) < 0.03
-    pixels = torch.where(flipped, 1 - pixels, pixels)
-    return (pixels + torch.randn_like(pixels) * 0.02 * torch.rand(count, 1, 1, 1, device=device)).clamp(0, 1)
