@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +16,7 @@ from transformers import AutoModelForImageTextToText
 from boxtune.config.load import load_config
 from boxtune.config.schema import ModelConfig
 from boxtune.models import compile as compile_module
+from boxtune.models import joined_adapters
 from boxtune.models.areas import LowRank, prepare_for_training
 from boxtune.models.compile import are_compiled, blocks_of
 from boxtune.models.families import family
@@ -21,7 +24,8 @@ from boxtune.models.tiny import build_tiny
 from boxtune.training import speed as speed_module
 from boxtune.training.auto import fit_speed
 from boxtune.training.speed import slow_down, speed_up
-from training.runs import history, short_run, write_coco
+from boxtune.training.trainer import DetectionTrainer
+from training.runs import history, interrupt_after, short_run, weights, write_coco
 
 CPU = torch.device("cpu")
 
@@ -106,6 +110,68 @@ def test_each_lever_alone_leaves_a_run_as_it_is(coco, awkward, tmp_path, monkeyp
     assert dict(found.losses) == pytest.approx(dict(expected.losses), rel=1e-5)
     assert what_is_said in said
     assert what_is_said not in without or not what_is_said
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+def test_joined_adapters_through_all_that_happens_in_a_run(coco, tmp_path, monkeypatch, arithmetic):
+    """Accumulated gradients, recomputed layers, evaluations in between (which cast a bf16 base on a CPU), a way back to
+    a snapshot, checkpoints, an end and another sitting: what is saved has the names of a plain run's, and its values.
+    """
+    style = (
+        "adapter.language=lora",
+        "adapter.lora.dropout=0.2",
+        "collator.batching=padded",
+        "trainer.max_steps=6",
+        "trainer.gradient_accumulation_steps=2",
+        "trainer.gradient_checkpointing=true",
+        "trainer.save_steps=2",
+        "trainer.warmup_fraction=0",
+        "trainer.stability.snapshot_steps=1",
+        "evaluation.every=2",
+        "evaluation.watch_images=2",
+        "evaluation.keep_best=true",
+        f"model.dtype={arithmetic}",
+    )
+    plain, joined = "model.speedups=[adapter_arithmetic]", "model.speedups=[adapter_arithmetic,joined_adapters]"
+    products: list[int] = []
+    one_product = joined_adapters._OneProduct.apply
+    monkeypatch.setattr(joined_adapters._OneProduct, "apply", lambda *a: products.append(1) or one_product(*a))
+    with spoiled_weights(monkeypatch, step=3):
+        expected, without = short_run(coco, tmp_path / "plain", *style, plain)
+        assert not products
+        with monkeypatch.context() as patch:
+            interrupt_after(4, patch)
+            short_run(coco, tmp_path / "joined", *style, joined)
+        found, said = short_run(coco, tmp_path / "joined", *style, joined, resume=True)
+    assert products
+    assert "back to the weights of step" in without
+    tolerance = 1e-4 if arithmetic == "float32" else 2e-2  # of bf16: 2⁻⁸, through some layers and steps
+    assert dict(found.losses) == pytest.approx(dict(expected.losses), rel=tolerance)
+    assert "wide adapters as one product" in said
+    for folder in ("", "checkpoint-6"):
+        saved, wanted = weights(tmp_path / "joined" / folder), weights(tmp_path / "plain" / folder)
+        assert saved.keys() == wanted.keys()
+        if arithmetic == "float32":
+            for name, value in wanted.items():
+                torch.testing.assert_close(saved[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@contextmanager
+def spoiled_weights(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
+    """The B of a joined layer is not finite at a step, and the optimizer has it so."""
+    plain_loss = DetectionTrainer.compute_loss
+
+    def compute_loss(self: DetectionTrainer, model: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step + 1 == step:
+            up = next(p for name, p in model.named_parameters() if "layers.0.mlp.gate_proj.lora_B" in name)
+            with torch.no_grad():
+                up[0, 0] = torch.nan
+        return plain_loss(self, model, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionTrainer, "compute_loss", compute_loss)
+        yield
 
 
 def test_every_speedup_has_a_test_of_parity():
