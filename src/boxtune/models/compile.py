@@ -32,7 +32,12 @@ def blocks_of(model: Any, *, language: bool = True) -> list[nn.Module]:
 
 
 def compile_blocks(
-    model: Any, backend: str = "inductor", *, language: bool = True, apart: nn.Module | None = None
+    model: Any,
+    backend: str = "inductor",
+    *,
+    language: bool = True,
+    apart: nn.Module | None = None,
+    by_parts: bool = False,
 ) -> None:
     """Have every block compiled at its first call.
 
@@ -41,23 +46,32 @@ def compile_blocks(
         backend: of `torch.compile`.
         language: the layers of the language model too, not only the blocks of the vision tower.
         apart: a block that stays as it is, since others watch it run.
+        by_parts: attention, MLP and norms each by itself. FSDP2 hangs hooks around a block, which are other ones for
+            each block: compiled with it, all blocks would be programs of their own.
     """
     limits = torch._dynamo.config  # type: ignore[attr-defined]
     limits.recompile_limit = max(limits.recompile_limit, _PROGRAMS)
     for block in blocks_of(model, language=language):
-        if block is not apart:
-            block.compile(dynamic=True, backend=backend)
+        if block is apart:
+            continue
+        for part in block.children() if by_parts else (block,):
+            part.compile(dynamic=True, backend=backend)
 
 
 def release_blocks(model: Any) -> None:
     """Let the blocks run as they are again."""
-    for block in blocks_of(model):
-        block._compiled_call_impl = None  # what `Module.compile` sets; torch 2.15 has no name for the way back
+    for part in _parts_of(model):
+        part._compiled_call_impl = None  # what `Module.compile` sets; torch 2.15 has no name for the way back
 
 
 def are_compiled(model: Any) -> bool:
     """Whether the blocks are compiled, or will be at their first call."""
-    return any(block._compiled_call_impl is not None for block in blocks_of(model))
+    return any(part._compiled_call_impl is not None for part in _parts_of(model))
+
+
+def _parts_of(model: Any) -> list[nn.Module]:
+    """What may have been compiled."""
+    return [part for block in blocks_of(model) for part in (block, *block.children())]
 
 
 def uncompiled() -> AbstractContextManager[Any]:
