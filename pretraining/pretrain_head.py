@@ -9,6 +9,7 @@ optimizer. It ends within its minutes, counted from the start of the program, wi
 only writes. `--decay` lets the rate fall to zero in the last part of the sitting.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
@@ -20,6 +21,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+BEGAN = time.monotonic()  # the imports below are slow, and count among the minutes
 
 import numpy as np
 import torch
@@ -96,7 +99,6 @@ class Schedule:
 
 def main() -> None:
     """Train for a while and write what was asked for."""
-    began = time.monotonic()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--config", type=Path, default=HERE / "head.yaml")
     options.add_argument("--model", default="embedded", help="that the head is for")
@@ -116,7 +118,7 @@ def main() -> None:
     if args.tiny:
         recipe["data"] |= _TINY
         recipe["train"] |= {"batch_tokens": 256, "warmup_steps": 50, "learning_rate": 5e-4, "log_every": 25}
-    run(recipe, args, began)
+    run(recipe, args, BEGAN)
 
 
 def run(recipe: dict[str, Any], args: argparse.Namespace, began: float) -> None:

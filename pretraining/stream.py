@@ -6,6 +6,7 @@ noise. A worker writes the questions and answers for several views of a picture 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,8 @@ class Pictures(IterableDataset[Chunk]):
     def __iter__(self) -> Iterator[Chunk]:
         worker = get_worker_info()
         number = 0 if worker is None else worker.id
+        if worker is not None:
+            os.nice(10)  # drawing gives way to training, for which all wait
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         shapes = list(self.data["shapes"])
