@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 
 import pytest
 import torch
@@ -45,11 +46,34 @@ def test_transformers_still_takes_the_first_gpu():
     assert 'torch.device(\n                    "cuda:0"' in inspect.getsource(TrainingArguments._setup_devices.func)
 
 
+FITTED = [
+    "trainer.per_device_train_batch_size=1",
+    "trainer.learning_rate=1e-4",
+    "trainer.num_train_epochs=1",
+    "trainer.max_steps=1",
+    "data.num_workers=0",
+    "model.device=cpu",
+]
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "before", "after"), [(False, None, "cpu"), (False, "xpu", "xpu"), (True, None, None)]
+)
+def test_deepspeed_is_told_where_there_is_no_gpu(has_gpu, before, after, monkeypatch):
+    """It would warn in every run of a CPU, also in those that do not use it."""
+    monkeypatch.setenv("DS_ACCELERATOR", "put back at the end")
+    monkeypatch.delenv("DS_ACCELERATOR")
+    if before is not None:
+        monkeypatch.setenv("DS_ACCELERATOR", before)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    training_arguments(load_config(None, FITTED))
+    assert os.environ.get("DS_ACCELERATOR") == after
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_no_process_is_louder_than_it_was_told_to_be(rank, monkeypatch):
-    settings = ["trainer.per_device_train_batch_size=1", "trainer.learning_rate=1e-4", "data.num_workers=0"]
-    settings += ["trainer.num_train_epochs=1", "trainer.max_steps=1", "model.device=cpu"]
-    arguments = training_arguments(load_config(None, settings))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    arguments = training_arguments(load_config(None, FITTED))
     monkeypatch.setattr(TrainingArguments, "should_log", rank == "0")
     before = logging.get_verbosity()
     try:

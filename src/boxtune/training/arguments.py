@@ -75,6 +75,8 @@ def training_arguments(config: Config) -> TrainingArguments:
     Gradient checkpointing is none of them: see `boxtune.models.areas.recompute_activations`.
     """
     settings, device = config.trainer, pick_device(config.model.device)
+    if not torch.cuda.is_available():  # else DeepSpeed, which accelerate imports wherever it is installed, warns of it
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     loggers = [name for name, wanted in config.logging.model_dump().items() if wanted is True]
     steps = settings.max_steps or -1
     timed = settings.minutes is not None
