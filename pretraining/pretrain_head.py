@@ -133,7 +133,7 @@ def run(recipe: dict[str, Any], args: argparse.Namespace, began: float) -> None:
     if args.minutes:
         chunks = start_workers(processor, recipe["data"], (_FIRST_SITTING + sitting) * 10**9, args.workers)
         first = [next(chunks) for _ in range(math.ceil(recipe["data"]["first"] / recipe["data"]["chunk"]))]
-    device = torch.device("cpu" if args.tiny or not torch.cuda.is_available() else "cuda")
+    device = torch.device("cpu") if args.tiny or not torch.cuda.is_available() else torch.device("cuda", 0)
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(recipe["seed"] + 1000 * sitting)
     text_config = loaded.model.config.get_text_config()

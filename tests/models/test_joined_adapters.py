@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,13 +16,14 @@ from torch._dynamo.utils import counters
 
 from boxtune.collators.batch import Collator
 from boxtune.losses import language
-from boxtune.models import attention_varlen, joined_adapters
+from boxtune.models import attention_varlen
 from boxtune.models.areas import LowRank, prepare_for_training, recompute_activations
 from boxtune.models.attention import AttentionChoice, use_attention
 from boxtune.models.compile import blocks_of, compile_blocks
 from boxtune.models.families import family
 from boxtune.models.joined_adapters import JoinableLinear, join_adapters, make_joinable, separate_adapters
 from collators.conversations import encoder_of
+from models.joined_products import count_products
 from models.opaque_kernel import opaque_attention
 
 AREAS = {"language": "lora", "vision": "lora", "merger": "frozen"}
@@ -86,8 +88,7 @@ def assert_close(found: Gradients, expected: Gradients, tolerance: float = 1e-5)
 def products(monkeypatch) -> Iterator[list[int]]:
     """One entry for each product that was made of two."""
     made: list[int] = []
-    plain = joined_adapters._OneProduct.apply
-    monkeypatch.setattr(joined_adapters._OneProduct, "apply", lambda *args: made.append(1) or plain(*args))
+    count_products(monkeypatch, made)
     return made
 
 
@@ -371,6 +372,27 @@ def test_compiled_without_a_break_and_for_all_lengths(tiny, samples, checkpointi
             moved(each)
     assert 0 < graphs[0] == graphs[1] == graphs[2]
     assert not counters["graph_break"]
+    torch._dynamo.reset()
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("joined", [False, True])
+def test_compiled_and_recomputed_nothing_wide_is_kept(tiny, samples, joined):
+    """A function of autograd's in the place of the operation kept its outputs in every block (torch 2.11)."""
+    torch._dynamo.reset()
+    model = prepared(tiny, "qwen2_5_vl")
+    recompute_activations(model)
+    if joined:
+        join_adapters(model)
+    compile_blocks(model, backend="aot_eager")
+    inputs = Collator(encoder_of("qwen2_5_vl", tiny("qwen2_5_vl")[1]))(samples[:2])["inputs"]
+    outputs = model(**inputs, use_cache=False)
+    wide = inputs["input_ids"].numel() * model.config.get_text_config().intermediate_size
+    gc.collect()
+    kept = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.numel() == wide]
+    assert not kept
+    assert outputs.logits.requires_grad
     torch._dynamo.reset()
 
 

@@ -15,8 +15,6 @@ CPU = torch.device("cpu")
 each_family = pytest.mark.parametrize("model_type", FAMILIES)
 even = st.integers(1, 12).map(lambda n: 2 * n)
 one_grid = st.tuples(st.integers(1, 2), even, even)
-    st.integers(1, 2), st.integers(1, 12).map(lambda n: 2 * n), st.integers(1, 12).map(lambda n: 2 * n)
-)
 
 
 def known_to_transformers(tower, grids) -> dict[str, torch.Tensor | int]:

@@ -16,7 +16,6 @@ from transformers import AutoModelForImageTextToText
 from boxtune.config.load import load_config
 from boxtune.config.schema import ModelConfig
 from boxtune.models import compile as compile_module
-from boxtune.models import joined_adapters
 from boxtune.models.areas import LowRank, prepare_for_training
 from boxtune.models.compile import are_compiled, blocks_of
 from boxtune.models.families import family
@@ -25,6 +24,7 @@ from boxtune.training import speed as speed_module
 from boxtune.training.auto import fit_speed
 from boxtune.training.speed import slow_down, speed_up
 from boxtune.training.trainer import DetectionTrainer
+from models.joined_products import count_products
 from training.runs import history, interrupt_after, short_run, weights, write_coco
 
 CPU = torch.device("cpu")
@@ -135,8 +135,7 @@ def test_joined_adapters_through_all_that_happens_in_a_run(coco, tmp_path, monke
     )
     plain, joined = "model.speedups=[adapter_arithmetic]", "model.speedups=[adapter_arithmetic,joined_adapters]"
     products: list[int] = []
-    one_product = joined_adapters._OneProduct.apply
-    monkeypatch.setattr(joined_adapters._OneProduct, "apply", lambda *a: products.append(1) or one_product(*a))
+    count_products(monkeypatch, products)
     with spoiled_weights(monkeypatch, step=3):
         expected, without = short_run(coco, tmp_path / "plain", *style, plain)
         assert not products

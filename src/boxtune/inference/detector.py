@@ -193,11 +193,8 @@ class Detector:
                 return [seen(*split_confident(boxes)) for boxes in self._objects(looked, labels)]
 
         batches = iter(lambda: list(islice(questions, self.batch_size)), [])
-        if self._overlaps:
-            results = one_behind(batches, begin, finish)
-        else:
-            results = (finish(begin(batch)) for batch in batches)
-        for predictions in results:
+        in_turn = (finish(begin(batch)) for batch in batches)
+        for predictions in one_behind(batches, begin, finish) if self._overlaps else in_turn:
             yield from predictions
 
     def _written(
