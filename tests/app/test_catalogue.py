@@ -33,7 +33,9 @@ def test_a_head_brings_its_decoders(tmp_path):
     run = make_run(tmp_path / "headed")
     (run / "detection_head.json").write_text("{}")
     assert Catalogue((str(run),), None).choices()[str(run)].decoders == ("text", "head", "both")
-    assert Catalogue(("embedded",), None).choices()["embedded"].decoders == ("text",)
+    assert Catalogue(("embedded",), None).choices()["embedded"].decoders == ("text", "head", "both")
+    (run / "detection_head.json").unlink()
+    assert Catalogue((str(run),), None).choices()[str(run)].decoders == ("text",)
 
 
 def test_a_head_that_was_trained_alone_is_a_model(tmp_path):

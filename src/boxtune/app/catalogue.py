@@ -13,6 +13,7 @@ from boxtune.models.contract import FILE_NAME
 from boxtune.models.detection_head.saving import CONFIG_FILE as HEAD_CONFIG
 from boxtune.models.detection_head.saving import has_head
 from boxtune.models.load import check_model
+from boxtune.models.places import folder_of
 
 REPORT: Final = "report.html"
 
@@ -94,4 +95,4 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _choice(name: str) -> Choice:
-    return Choice(name, ("text", "head", "both") if has_head(Path(name)) else ("text",))
+    return Choice(name, ("text", "head", "both") if has_head(folder_of(name)) else ("text",))

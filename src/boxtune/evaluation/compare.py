@@ -35,6 +35,7 @@ from boxtune.evaluation.summary import FIGURE_NAMES, format_share, notes
 from boxtune.inference.detector import Decoder
 from boxtune.models.detection_head.saving import has_head
 from boxtune.models.load import check_model
+from boxtune.models.places import folder_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def check_models(names: Sequence[str], decoder: Decoder) -> dict[str, tuple[str,
         ConfigError: one has no detection head, and the decoder needs it.
     """
     contracts = {name: check_model(name) for name in names}
-    without = [name for name in names if not has_head(Path(name))] if decoder != "text" else []
+    without = [name for name in names if not has_head(folder_of(name))] if decoder != "text" else []
     if without:
         raise ConfigError(f"decoder={decoder} needs a detection head, and {without[0]} has none: use the text decoder.")
     return {name: contract.labels if contract is not None else () for name, contract in contracts.items()}

@@ -45,11 +45,10 @@ from boxtune.models.contract import Contract, check_pixel_limits, default_contra
 from boxtune.models.detection_head.saving import WEIGHTS_FILE, has_head
 from boxtune.models.load import check_model
 from boxtune.models.places import (
-    EMBEDDED,
     LOADING_ERRORS,
     TINY,
     base_of_adapter,
-    embedded_folder,
+    folder_of,
     hub_options,
     in_one_line,
     load_config,
@@ -218,7 +217,7 @@ def load_vllm_detector(
     else:
         check_pixel_limits(contract, processor, Path(model))
     calibrator = read_calibrator(Path(model)) if calibrated else None
-    home = str(embedded_folder()) if weights == EMBEDDED else weights
+    home = str(folder_of(weights))
     with _in_our_words(f"vLLM cannot open '{model}'"):
         llm = llm_class(
             model=_without_head(home),

@@ -27,7 +27,7 @@ from boxtune.models.places import (
     EMBEDDED,
     LOADING_ERRORS,
     RECIPE_FILE,
-    embedded_folder,
+    folder_of,
     hub_options,
     in_one_line,
     load_config,
@@ -100,8 +100,7 @@ def load_model(
     if named is not None and named.startswith("tiny:"):
         model = _tiny(named, options, device, quantize).model
     else:
-        base_path = str(embedded_folder()) if base == EMBEDDED else base
-        model = _from_pretrained(base_path, options, device, quantize)
+        model = _from_pretrained(str(folder_of(base)), options, device, quantize)
         model.name_or_path = base  # what an adapter's configuration will name, the same on every machine
     if (folder / ADAPTER_CONFIG).is_file():
         model = _with_adapter(model, folder, trainable)
@@ -135,7 +134,7 @@ def check_model(name: str) -> Contract | None:
 
 def _places(name: str) -> tuple[Path, str | None]:
     """The folder of a name, which may be a hub id instead, and the base where it holds a part of one."""
-    folder = embedded_folder() if name == EMBEDDED else Path(name)
+    folder = folder_of(name)
     if not name or (not folder.is_dir() and (folder.is_file() or not may_be_hub_id(name))):
         raise no_model(name)
     _refuse_unfinished(folder)

@@ -69,6 +69,15 @@ def embedded_folder() -> Path:
     return folder
 
 
+def folder_of(name: str) -> Path:
+    """Where a model of this name lies if it is on this machine: that of `embedded`, or the name as a path.
+
+    Raises:
+        ModelError: see `embedded_folder`.
+    """
+    return embedded_folder() if name == EMBEDDED else Path(name)
+
+
 def may_be_hub_id(name: str) -> bool:
     """`owner/name`; but a name below a folder that is here was meant as a folder."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).parent.is_dir()
@@ -127,7 +136,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
         from boxtune.models.tiny import build_tiny
 
         return build_tiny(name.removeprefix(TINY))[0].config
-    place = embedded_folder() if name == EMBEDDED else Path(name)
+    place = folder_of(name)
     path = place / "config.json" if place.is_dir() else place
     if place.is_dir() and not path.is_file():
         raise ModelError(f"{place} holds no config.json, so no model: give the folder that the weights lie in.")
@@ -204,7 +213,7 @@ def load_processor(name: str, *, trust_remote_code: bool = False) -> Any:
         return build_tiny(name.removeprefix(TINY))[1]
     from transformers import AutoProcessor
 
-    home = str(embedded_folder()) if name == EMBEDDED else name
+    home = str(folder_of(name))
     try:
         processor = AutoProcessor.from_pretrained(home, trust_remote_code=trust_remote_code, **hub_options(name))
     except LOADING_ERRORS as error:

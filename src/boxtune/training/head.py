@@ -17,6 +17,7 @@ from boxtune.models.detection_head.captioner import encode_labels
 from boxtune.models.detection_head.config import fitted_to
 from boxtune.models.detection_head.head import DetectionHead
 from boxtune.models.load import LoadedModel
+from boxtune.models.places import EMBEDDED
 from boxtune.training.objective import Objective
 
 
@@ -37,7 +38,7 @@ def fit_head(
         ConfigError: settings that contradict the folder's head or each other, or a label that is too long.
     """
     if not config.model.detection_head:
-        if loaded.head is not None:
+        if loaded.head is not None and config.model.name != EMBEDDED:  # nobody has trained that one here
             say(
                 console,
                 f"The detection head of {config.model.name} is dropped: model.detection_head=true trains it further.",
