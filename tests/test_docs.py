@@ -159,14 +159,9 @@ def test_commands_within_sentences_have_options_that_exist(page):
 @each_page
 def test_options_within_sentences_exist(page):
     known = {"--help", "--debug", *(name for _, command in all_commands() for name in options(command))}
-    theirs = {
-        "--log-dir",
-        "--redirects",
-        "--multi_gpu",
-        "--node_rank",
-        "--ntasks-per-node",
-    }  # of torchrun, accelerate and
-    theirs |= {"--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port"}  # Slurm
+    theirs = {"--log-dir", "--redirects", "--node_rank", "--ntasks-per-node"}  # of torchrun and Slurm
+    theirs |= {"--cpu", "--multi_gpu", "--num_processes", "--num_machines", "--machine_rank"}  # of accelerate
+    theirs |= {"--main_process_ip", "--main_process_port"}
     for span in code_spans(page):
         if span.startswith("--"):
             assert span.split()[0].partition("=")[0] in known | theirs, span

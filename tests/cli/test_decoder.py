@@ -46,7 +46,9 @@ def test_the_way_of_a_user_with_a_head_alone(cli, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frozen = ("adapter.language=frozen", "adapter.vision=frozen", "adapter.merger=frozen")
     settings = (*SHORT, *HEAD, *frozen, "model.name=models/base", "--output-dir", "runs/head")
-    assert cli("train", "--data", data, *settings)[0] == 0
+    code, out, _ = cli("train", "--data", data, *settings)
+    assert code == 0
+    assert "--decoder head --output-dir found" in " ".join(out.split())
     assert [path.name for path in Path("runs/head").glob("*.safetensors")] == ["detection_head.safetensors"]
     assert cli("merge", "--adapter", "runs/head", "--output-dir", "runs/merged")[0] == 0
     for name in ("head", "merged"):
@@ -56,7 +58,12 @@ def test_the_way_of_a_user_with_a_head_alone(cli, data, tmp_path, monkeypatch):
     models = ("--models", "runs/head,runs/merged", "--data", data, "--decoder", "head", "--output-dir", "compared")
     assert cli("compare", *models)[0] == 0
     asked = ("predict", "--model", "runs/head", "--image", data / "1.png", "--output-dir", "found")
-    assert cli(*asked, "--decoder", "head")[0] == 0
+    code, _, err = cli(*asked, "--decoder", "head")
+    assert code == 0
+    assert "only the detection head was trained" not in err
+    code, _, err = cli(*asked[:-1], "found-by-text")
+    assert code == 0
+    assert "only the detection head was trained here. --decoder head asks it." in " ".join(err.split())
     code, out, _ = cli("inspect", "model", "runs/head")
     assert code == 0
     base = tmp_path / "models" / "base"

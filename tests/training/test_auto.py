@@ -70,6 +70,13 @@ def test_adapters_of_a_small_model_learn_at_a_higher_rate():
     assert auto.fit_training(config, SMALL, 16, CPU).trainer.learning_rate == 1e-3
 
 
+@pytest.mark.parametrize(("known_head", "rate"), [(False, 1e-3), (True, 5e-4)])
+def test_a_head_that_knows_something_learns_at_a_lower_rate(known_head, rate):
+    frozen = ["adapter.language=frozen", "adapter.vision=frozen", "adapter.merger=frozen", "model.detection_head=true"]
+    config = auto.fit_areas(load_config(None, frozen), SMALL)
+    assert auto.fit_training(config, SMALL, 16, CPU, known_head=known_head).trainer.learning_rate == rate
+
+
 @pytest.mark.parametrize(
     ("wish", "num_images", "augment"),
     [("auto", 999, "light"), ("auto", 1000, "none"), ("none", 5, "none"), ("strong", 5000, "strong")],

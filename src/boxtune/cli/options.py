@@ -178,6 +178,7 @@ def open_detector(
         detector = load_detector(model, device, quantize=quantize, examples=examples, **asking)
         if processes.is_first():
             tell_of_packed_base(detector.loaded.contract.quantized_base, quantize)
+            _tell_of_untrained_text(detector.loaded.contract.base_of_head, decoder)
         return detector
     _check_for_vllm(device, quantize, decoder, free_labels, len(examples))
     from boxtune.inference.vllm_engine import load_vllm_detector
@@ -202,6 +203,16 @@ def _check_for_vllm(device: str, quantize: str, decoder: str, free_labels: bool,
     for option, (is_asked, reason) in refused.items():
         if is_asked:
             raise ConfigError(f"{option} does not go with --engine vllm: {reason}. Leave one of the two out.")
+
+
+def _tell_of_untrained_text(base_of_head: dict[str, str] | None, decoder: str) -> None:
+    """Say so when the text is asked of a folder in which the head alone was trained."""
+    if base_of_head is not None and decoder == "text":
+        typer.echo(
+            f"The text is that of {base_of_head['name']}: only the detection head was trained here. "
+            "--decoder head asks it.",
+            err=True,
+        )
 
 
 def tell_of_packed_base(quantized_base: dict[str, str] | None, quantize: str) -> None:

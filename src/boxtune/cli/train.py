@@ -66,10 +66,11 @@ def command(
         print_metrics(result.metrics, f"{settings.data.val_split} split", console)
         report = result.output_dir / "report.html"
         say(console, f"Look at {report}")
+    asking = "" if settings.decoder == "text" else f" --decoder {settings.decoder}"
     say(
         console,
         f"{result.num_steps} steps in {result.seconds / 60:.1f} min. The model is in {result.output_dir}; try it: "
-        f"boxtune predict --model {result.output_dir} --image PHOTO --output-dir found",
+        f"boxtune predict --model {result.output_dir} --image PHOTO{asking} --output-dir found",
     )
     return 0
 

@@ -74,7 +74,13 @@ def fit_areas(config: Config, num_parameters: int) -> Config:
 
 
 def fit_training(
-    config: Config, num_parameters: int, num_images: int, device: torch.device, images_per_row: int | None = None
+    config: Config,
+    num_parameters: int,
+    num_images: int,
+    device: torch.device,
+    images_per_row: int | None = None,
+    *,
+    known_head: bool = False,
 ) -> Config:
     """Batch size, length, learning rate and the like.
 
@@ -84,6 +90,7 @@ def fit_training(
         num_images: to train on.
         device: that the model is on.
         images_per_row: where rows hold as many samples as fit into a budget of tokens.
+        known_head: the model brought its detection head along, which is trained further.
     """
     trainer = config.trainer
     small, on_gpu = num_parameters < SMALL_MODEL, device.type == "cuda"
@@ -97,7 +104,7 @@ def fit_training(
         batch_size = min(num_images, batch_size)
     rate = trainer.learning_rate
     if rate == "auto" and {config.adapter.language, config.adapter.vision, config.adapter.merger} == {"frozen"}:
-        rate = 1e-3  # a detection head alone
+        rate = 5e-4 if known_head else 1e-3  # a detection head alone: at 1e-3 one that knows something forgets it first
     elif rate == "auto":
         rate = _rate_of_small(config) if small else _rate_of_large(config)
     epochs = trainer.num_train_epochs

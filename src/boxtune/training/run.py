@@ -121,8 +121,9 @@ def train(
     check_device(device)
     asked = config
     config, loaded = _load(config, device)
+    known_head = loaded.head is not None
     config, loaded = fit_head(config, loaded, data.train.labels, console)
-    config, collator, contract = _fit(config, loaded, data.train, device, stage)
+    config, collator, contract = _fit(config, loaded, data.train, device, stage, known_head=known_head)
     check_shapes(collator.encoder, data)
     if data.val is not None:
         check_labels(contract.labels, data.val, console)
@@ -235,7 +236,13 @@ def _load(config: Config, device: torch.device) -> tuple[Config, LoadedModel]:
 
 
 def _fit(
-    config: Config, loaded: LoadedModel, train_set: DetectionDataset, device: torch.device, stage: StageMark | None
+    config: Config,
+    loaded: LoadedModel,
+    train_set: DetectionDataset,
+    device: torch.device,
+    stage: StageMark | None,
+    *,
+    known_head: bool,
 ) -> tuple[Config, Collator, Contract]:
     size = num_parameters(loaded.model)
     config = auto.fit_areas(config, size)
@@ -247,7 +254,7 @@ def _fit(
     encoder = SampleEncoder(loaded.processor, style, config.collator.max_length, config.data.examples)
     check_lengths(encoder, train_set)
     config, images_per_row = fit_rows(config, loaded, encoder, train_set, device)
-    config = auto.fit_training(config, size, len(train_set), device, images_per_row)
+    config = auto.fit_training(config, size, len(train_set), device, images_per_row, known_head=known_head)
     limit = config.evaluation.max_new_tokens
     if limit == "auto":
         limit = auto.fit_answer_length(longest_answer(encoder, train_set))
