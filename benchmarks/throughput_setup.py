@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def build(name: str, device: torch.device) -> LoadedModel:
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in SHAPES:
-        return load_model(name, dtype=dtype, device=device)
+        return replace(load_model(name, dtype=dtype, device=device), head=None)  # one that it brings is not measured
     from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
     processor = tiny_processor("qwen2_5_vl", max_pixels=1280 * CELL**2)

@@ -242,7 +242,7 @@ def _fit(
     device: torch.device,
     stage: StageMark | None,
     *,
-    known_head: bool,
+    known_head: bool = False,
 ) -> tuple[Config, Collator, Contract]:
     size = num_parameters(loaded.model)
     config = auto.fit_areas(config, size)
