@@ -387,11 +387,15 @@ def test_compiled_and_recomputed_nothing_wide_is_kept(tiny, samples, joined):
         join_adapters(model)
     compile_blocks(model, backend="aot_eager")
     inputs = Collator(encoder_of("qwen2_5_vl", tiny("qwen2_5_vl")[1]))(samples[:2])["inputs"]
-    outputs = model(**inputs, use_cache=False)
     wide = inputs["input_ids"].numel() * model.config.get_text_config().intermediate_size
-    gc.collect()
-    kept = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.numel() == wide]
-    assert not kept
+
+    def num_wide() -> int:
+        gc.collect()
+        return sum(type(thing) is torch.Tensor and thing.numel() == wide for thing in gc.get_objects())
+
+    before = num_wide()  # other tests may have left some
+    outputs = model(**inputs, use_cache=False)
+    assert num_wide() <= before
     assert outputs.logits.requires_grad
     torch._dynamo.reset()
 
