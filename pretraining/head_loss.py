@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pool import sent
 from scipy.optimize import linear_sum_assignment
 
 from boxtune.losses import boxes as box_losses
@@ -17,6 +16,7 @@ from boxtune.losses.detection import DetectionLossConfig, TrueObjects
 from boxtune.losses.matching import pair_costs
 from boxtune.losses.objectness import focal_total
 from boxtune.models.detection_head.head import DetectionHead, HeadOutputs
+from boxtune.models.sending import sent
 
 TERMS = tuple(detection.weights(DetectionLossConfig()))
 _NO_NUMBER = -1e9  # as in boxtune.losses.matching
@@ -34,7 +34,7 @@ def truth_of(batch: Mapping[str, Any]) -> Truth:
     per_image = batch["num_boxes"]
     image = np.repeat(np.arange(len(per_image)), per_image)
     place = np.concatenate([np.arange(count) for count in per_image])
-    both = sent(np.stack([image, place]).astype(np.int64), batch["boxes"].device)
+    both = sent(torch.from_numpy(np.stack([image, place]).astype(np.int64)), batch["boxes"].device)
     low, high = batch["boxes"][both[0], both[1]].split(2, -1)
     tokens = batch["labels"][both[0], both[1]].long()
     boxes = torch.cat([(low + high) / 2, high - low], -1)
@@ -93,7 +93,7 @@ class HeadLoss:
     def terms(self, head: DetectionHead, embedding: torch.Tensor) -> torch.Tensor:
         """The terms in the order of `TERMS`, each divided by what the batch holds of it."""
         objects = self.truth.objects
-        query = sent(self._matched(), self.logits.device)
+        query = sent(torch.from_numpy(self._matched()), self.logits.device)
         is_object = torch.zeros_like(self.logits, dtype=torch.bool)
         is_object[objects.image, query] = torch.ones((), dtype=torch.bool, device=query.device)
         num_boxes = max(1, len(objects.boxes_cxcywh))

@@ -11,6 +11,8 @@ import torch
 from stream import MAX_BOXES, TILE, Chunk
 from torch.nn import functional as F
 
+from boxtune.models.sending import sent
+
 
 class Pool:
     """The newest pictures of each shape on the GPU; filled by a thread, oldest overwritten.
@@ -123,7 +125,7 @@ class Pool:
         store = self.store[shape]
         with self.lock:
             places = self.lengths[shape][which, view]
-            both = sent(np.stack([which, view, places[:, 0], places[:, 1]]), self.device)
+            both = sent(torch.from_numpy(np.stack([which, view, places[:, 0], places[:, 1]])), self.device)
             tensors = {
                 "images": store["images"][both[0]],
                 **{name: store[name][both[0], both[1]] for name in self.FIELDS if name != "images"},
@@ -136,12 +138,6 @@ class Pool:
             "answer_start": int(places[:, 0].min()),
             "length": int(places[:, 1].max()),
         }
-
-
-def sent(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
-    """To the device, without waiting for what it does."""
-    tensor = torch.from_numpy(numbers)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def shaken(batch: dict[str, torch.Tensor]) -> torch.Tensor:

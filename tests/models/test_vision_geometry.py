@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import vision_utils
 
 from boxtune.models.families import FAMILIES
-from boxtune.models.vision_geometry import grids_of, sent, vision_geometry
+from boxtune.models.vision_geometry import grids_of, vision_geometry
 
 CPU = torch.device("cpu")
 each_family = pytest.mark.parametrize("model_type", FAMILIES)
@@ -70,7 +70,5 @@ def test_a_tower_that_is_told_sees_the_same(tiny, model_type, attention):
     assert torch.equal(plain.pooler_output, told.pooler_output)
 
 
-def test_small_things():
+def test_grids_as_numbers():
     assert grids_of(torch.tensor([[1, 2, 4], [3, 4, 6]])) == [(1, 2, 4), (3, 4, 6)]
-    tensor = torch.arange(3)
-    assert sent(tensor, CPU) is tensor

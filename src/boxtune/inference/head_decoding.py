@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from boxtune.models.detection_head.head import HeadOutputs
 from boxtune.models.detection_head.memory import gather_memory
 from boxtune.models.detection_head.results import found_objects
 from boxtune.models.load import LoadedModel
-from boxtune.models.vision_geometry import sent
+from boxtune.models.sending import sent
 
 MIN_OBJECTNESS = 0.01  # as candidates of the text: such a box would rank last in any case
 CONFIDENT = 0.4
@@ -64,6 +65,12 @@ def look(loaded: LoadedModel, encoded: Sequence[EncodedSample], read: Read) -> L
     return Looked(outputs, [sample.image_hw for sample in encoded], is_there)
 
 
+@cache
+def _stream_aside(device: torch.device) -> torch.cuda.Stream:
+    """Beside that of the next batch, and one for all: torch keeps memory for each stream that was used."""
+    return torch.cuda.Stream(device)
+
+
 @torch.inference_mode()
 def objects_in(loaded: LoadedModel, looked: Looked, labels: Sequence[str] | None) -> list[Detections]:
     """Boxes with scores in pixels of each image, the best first; waits for what was looked at, and for nothing later.
@@ -75,8 +82,8 @@ def objects_in(loaded: LoadedModel, looked: Looked, labels: Sequence[str] | None
     """
     assert loaded.head is not None
     with contextlib.ExitStack() as beside:
-        if looked.is_there is not None:  # a stream of its own: the device may have been given the next batch
-            aside = torch.cuda.Stream(loaded.model.device)
+        if looked.is_there is not None:
+            aside = _stream_aside(loaded.model.device)
             aside.wait_event(looked.is_there)
             beside.enter_context(torch.cuda.stream(aside))
         return found_objects(

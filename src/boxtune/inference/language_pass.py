@@ -18,7 +18,8 @@ from boxtune.collators.batch import pack
 from boxtune.collators.encode import EncodedSample
 from boxtune.inference.slots import LayerSlots
 from boxtune.models.frozen_vision import tower_features
-from boxtune.models.vision_geometry import Grid, grids_of, sent
+from boxtune.models.sending import sent
+from boxtune.models.vision_geometry import Grid, grids_of
 
 Masks = dict[str, torch.Tensor | None]
 """For each kind of layer (`full_attention`, `sliding_attention`) what is added to the scores; None where borders

@@ -18,7 +18,7 @@ from boxtune.inference.language_pass import Read, read_questions, run_layers, to
 from boxtune.inference.slots import SlotMemory
 from boxtune.models.bare import bare_model
 from boxtune.models.compile import are_compiled, is_compile_error, release_blocks
-from boxtune.models.vision_geometry import sent
+from boxtune.models.sending import sent
 
 Result = TypeVar("Result")
 

@@ -14,7 +14,7 @@ from boxtune.errors import ModelError
 from boxtune.models.contract import FILE_NAME, Contract, read_contract
 from boxtune.models.detection_head.saving import has_head
 from boxtune.models.fingerprint import sampled_fingerprint
-from boxtune.models.places import EMBEDDED, TINY, base_of_adapter, embedded_folder, may_be_hub_id
+from boxtune.models.places import EMBEDDED, TINY, base_of_adapter, folder_of, may_be_hub_id
 
 _LONGEST: Final = 4096  # of a path on Linux
 
@@ -87,10 +87,8 @@ def check_base(folder: Path, base: str) -> None:
 
 
 def _weights_of(base: str) -> str | None:
-    if base == EMBEDDED:
-        return sampled_fingerprint(embedded_folder())
-    if Path(base).is_dir():
-        return sampled_fingerprint(Path(base))
+    if (folder := folder_of(base)).is_dir():
+        return sampled_fingerprint(folder)
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(base, "config.json")

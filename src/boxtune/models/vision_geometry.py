@@ -15,6 +15,8 @@ import torch
 from torch.nn import functional as F
 from transformers import vision_utils
 
+from boxtune.models.sending import sent
+
 Grid = tuple[int, int, int]
 """Frames, rows and columns of patches of a picture."""
 
@@ -59,13 +61,6 @@ def vision_geometry(tower: Any, grids: Sequence[Grid], device: torch.device) -> 
         taps = [_interpolation(grid, merge, *way) for grid in grids]
         found["interp_indices"], found["interp_weights"] = (torch.cat(part) for part in zip(*taps, strict=True))
     return {name: sent(v, device) if isinstance(v, torch.Tensor) else v for name, v in found.items()}
-
-
-def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the CPU on a device, without a wait for what the device was given before."""
-    if device.type != "cuda" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _borders(sizes: torch.Tensor) -> torch.Tensor:
