@@ -25,7 +25,6 @@ from boxtune.collators.encode import SampleEncoder
 from boxtune.data.conversation import ConversationStyle
 from boxtune.data.sample import Sample
 from boxtune.detections import Detections
-from boxtune.inference.detector import pick_device
 from boxtune.losses import language
 from boxtune.models.attention import AttentionChoice, use_attention
 from boxtune.models.attention_kernels import (
@@ -37,6 +36,7 @@ from boxtune.models.attention_kernels import (
     check_varlen,
     load_kernel,
 )
+from boxtune.models.devices import pick_device
 from boxtune.models.families import FAMILIES, family
 from boxtune.models.tiny import build_tiny
 

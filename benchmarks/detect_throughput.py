@@ -32,11 +32,12 @@ from PIL import Image
 from throughput_setup import build, write_pictures
 
 from boxtune.data.dataset import load_dataset
-from boxtune.inference.detector import Detector, autocast_for, own_detector, pick_device
+from boxtune.inference.detector import Detector, own_detector
 from boxtune.inference.steps import Steps
 from boxtune.inference.writing import stop_ids
 from boxtune.models.detection_head.config import fitted_to
 from boxtune.models.detection_head.head import DetectionHead
+from boxtune.models.devices import autocast_for, pick_device
 from boxtune.models.load import LoadedModel
 
 HEAD = "detection head"

@@ -32,8 +32,8 @@ from boxtune import processes
 from boxtune.config.load import load_config
 from boxtune.config.schema import Config
 from boxtune.data.dataset import load_dataset
-from boxtune.inference.detector import pick_device
 from boxtune.models.contract import set_pixel_limits
+from boxtune.models.devices import pick_device
 from boxtune.training import run as boxtune_run
 from boxtune.training.assembly import assemble
 from boxtune.training.auto import fit_speed

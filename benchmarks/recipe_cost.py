@@ -28,7 +28,7 @@ from boxtune.config.load import load_config
 from boxtune.config.recipes import stage_configs
 from boxtune.config.schema import Config
 from boxtune.data.dataset import load_dataset
-from boxtune.inference.detector import pick_device
+from boxtune.models.devices import pick_device
 from boxtune.training import run as boxtune_run
 from boxtune.training.assembly import assemble
 from boxtune.training.sets import RunData

@@ -21,9 +21,9 @@ from boxtune.cli.inspect_tokens import collator_of_run
 from boxtune.config.load import load_config
 from boxtune.config.schema import StabilityConfig
 from boxtune.data.dataset import load_dataset
-from boxtune.inference.detector import pick_device
 from boxtune.losses import language
 from boxtune.models.areas import LowRank, num_parameters, prepare_for_training
+from boxtune.models.devices import pick_device
 from boxtune.models.load import load_model
 from boxtune.training import auto
 from boxtune.training.groups import parameter_groups

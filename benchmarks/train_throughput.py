@@ -38,9 +38,9 @@ from throughput_setup import add_step_arguments, build, restore, write_pictures
 from boxtune.collators.lengths import token_shares
 from boxtune.config.load import load_config
 from boxtune.data.dataset import load_dataset
-from boxtune.inference.detector import pick_device
 from boxtune.models.attention import choose_attention, use_attention
 from boxtune.models.contract import set_pixel_limits
+from boxtune.models.devices import pick_device
 from boxtune.models.load import LoadedModel
 from boxtune.training import run as boxtune_run
 from boxtune.training.assembly import assemble

@@ -156,8 +156,12 @@ def test_retry_is_for_one_process(monkeypatch):
 
 @pytest.mark.gpu
 def test_a_gpu_that_is_too_small(coco, tmp_path):
-    """A real allocation fails: the process may use no more than a part of the memory."""
-    style = (*LONG, "model.device=cuda", "collator.batching=padded", "trainer.per_device_train_batch_size=8")
+    """A real allocation fails: the process may use no more than a part of the memory.
+
+    Images are large, since torch takes memory 20 MiB at a time: of small ones a batch is no more than model and data.
+    """
+    style = (*LONG, "model.device=cuda", "collator.batching=padded", "trainer.per_device_train_batch_size=8",
+             "model.min_pixels=400000", "model.max_pixels=500000")  # fmt: skip
     config = ("model.dtype=float32", "model.speedups=[]", "trainer.oom=retry", "data.val_fraction=0")
     whole, _ = short_run(coco, tmp_path / "whole", *style, *config)
     release_memory()  # of the run before, too: its trainer is part of a circle

@@ -11,7 +11,8 @@ from boxtune.collators.batch import pad
 from boxtune.collators.encode import SampleEncoder
 from boxtune.detections import box_iou
 from boxtune.errors import ConfigError, DataError
-from boxtune.inference.detector import Detector, load_detector, pick_device
+from boxtune.inference.detector import Detector, load_detector
+from boxtune.models.devices import pick_device
 from boxtune.models.families import FAMILIES
 from collators.conversations import LABELS
 

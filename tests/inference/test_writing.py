@@ -16,7 +16,8 @@ from boxtune.errors import DataError
 from boxtune.inference.decoding import text_with_spans
 from boxtune.inference.detector import Detector, own_detector
 from boxtune.inference.language_pass import read_questions
-from boxtune.inference.slots import SlotMemory
+from boxtune.inference.slots import SlotMemory, num_slots_for
+from boxtune.inference.steps import Steps
 from boxtune.losses import language
 from boxtune.models.attention import attention_names, choose_for_questions, use_attention
 from boxtune.models.compile import compile_blocks, release_blocks
@@ -77,6 +78,44 @@ def test_answers_are_those_of_generate(tiny, samples, model_type, num_slots):
     encoded = questions(tiny, samples, model_type) * 2
     expected = by_generate(model, processor.tokenizer, encoded)
     assert_same(answers_of(model, model_type, processor, encoded, num_slots=num_slots), expected)
+
+
+@pytest.mark.parametrize("goes_ahead", [False, True])
+@pytest.mark.parametrize(("num_slots", "at_once"), [(2, 1), (3, 2), (5, 2), (64, 3)])
+def test_answers_of_different_lengths(tiny, taught, samples, num_slots, at_once, goes_ahead):
+    """Slots are taken over while a step is under way that was begun for the answer before, and more questions are read
+    than at once.
+    """
+    loaded = taught("qwen2_vl").loaded
+    encoded = questions(tiny, samples, "qwen2_vl") * 3
+    expected = by_generate(loaded.model, loaded.processor.tokenizer, encoded, max_new_tokens=60)
+    assert len({len(log_probs) for _, log_probs in expected}) > 1
+    asked = {"num_slots": num_slots, "at_once": at_once, "goes_ahead": goes_ahead, "max_new_tokens": 60}
+    assert_same(answers_of(loaded.model, "qwen2_vl", loaded.processor, encoded, **asked), expected)
+
+
+def test_no_step_is_taken_that_nobody_needs(tiny, samples, monkeypatch):
+    """Where all answers reach the limit at once, it is known before."""
+    model, processor = tiny("qwen2_vl")
+    taken, step = [], Steps.step
+    monkeypatch.setattr(Steps, "step", lambda self: (taken.append(1), step(self))[1])
+    encoded = questions(tiny, samples, "qwen2_vl")
+    answers = answers_of(model, "qwen2_vl", processor, encoded, goes_ahead=True, max_new_tokens=4)
+    assert [len(answer.log_probs) for answer in answers] == [4] * len(encoded)
+    assert len(taken) == 3  # the first token comes with the question
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "free", "slots"), [(8, 1 << 40, 32), (8, 0, 8), (8, 4 * 20, 20), (3, 4 * 5, 5), (3, 4 * 4.9, 4)]
+)
+def test_as_many_slots_as_there_is_room_for(tiny, monkeypatch, batch_size, free, slots):
+    model, _ = tiny("qwen2_vl")
+    each = SlotMemory(model.config.get_text_config(), 1, torch.device("cpu"), torch.bfloat16).bytes_of_slot(600)
+    memory = SlotMemory(model.config.get_text_config(), 3, torch.device("cpu"), torch.bfloat16)
+    memory.grow(600)
+    assert sum(tensor.nbytes for layer in memory.layers for tensor in layer) == 3 * each
+    monkeypatch.setattr("boxtune.inference.slots.free_bytes", lambda device: free * each)
+    assert num_slots_for(model, 600, torch.bfloat16, batch_size) == slots
 
 
 @pytest.mark.parity

@@ -10,7 +10,7 @@ import torch
 
 from boxtune.config.load import load_config
 from boxtune.errors import ConfigError
-from boxtune.inference.detector import pick_device
+from boxtune.models.devices import pick_device
 from boxtune.training.callbacks.checkpoints import last_checkpoint
 from boxtune.training.recipes import run_recipe
 from boxtune.training.resume import claim_output_dir

@@ -144,9 +144,9 @@ def _plans(config: Config, skeleton: Skeleton, num_parameters: int) -> dict[str,
 
     from boxtune.config.checks import check_areas, check_names
     from boxtune.config.recipes import stage_configs
-    from boxtune.inference.detector import pick_device
     from boxtune.inspection.trainables import QUANTIZABLE, plan_training
     from boxtune.models.areas import LowRank
+    from boxtune.models.devices import pick_device
     from boxtune.training import auto
 
     check_names(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from boxtune.collators.encode import EncodedSample, SampleEncoder
+from boxtune.collators.lengths import num_image_tokens
 from boxtune.data.images import as_rgb
 from boxtune.data.sample import Sample
 from boxtune.detections import Detections
@@ -34,6 +35,7 @@ from boxtune.inference.prediction import (
     made_out,
     question_style,
 )
+from boxtune.inference.slots import num_slots_for
 from boxtune.inference.steps import Steps
 from boxtune.inference.writing import Writer, stop_ids
 from boxtune.models.attention import (
@@ -45,6 +47,7 @@ from boxtune.models.attention import (
 )
 from boxtune.models.bare import bare_model
 from boxtune.models.compile import compile_blocks
+from boxtune.models.devices import autocast_for, pick_device
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.models.padding import pad_vision_mlps
 from boxtune.models.patch_product import multiply_patches
@@ -53,6 +56,8 @@ from boxtune.models.quantize import Quantize
 Decoder = Literal["text", "head", "both"]
 COMPILE_AFTER: Final = 200
 """Answers of a model on a GPU after which compiling has paid for itself."""
+_TEXT_TOKENS: Final = 128
+"""Of a question beside its image, and of each example, by estimate."""
 
 
 class Detector:
@@ -61,7 +66,8 @@ class Detector:
     Args:
         loaded: model, processor and contract.
         labels: names to look for where a call gives none; the contract's by default.
-        batch_size: images a forward pass.
+        batch_size: images a forward pass. On a GPU up to four times as many answers are written at a time, as far as
+            there is room for them; of batches of one, one after the other.
         max_new_tokens: longest answer; the contract's by default.
         calibrator: makes scores mean what they say; None leaves them as they are.
         num_candidates: boxes that `predict` asks for after the end of each answer, for AP; 0 saves their time.
@@ -212,6 +218,7 @@ class Detector:
                 tokenizer,
                 self.style.codec.form,
                 questions,
+                at_once=self.batch_size,
                 max_new_tokens=self.max_new_tokens,
                 num_candidates=num_candidates,
                 look=seen_as_well if self.decoder == "both" else None,
@@ -237,16 +244,27 @@ class Detector:
             steps = self._spare.pop()
         except IndexError:  # asked for first, another thread might take it in between
             steps = None
-        if steps is None or steps.memory.num_slots != self.batch_size:
+        if steps is None:
             with torch.inference_mode():
                 dtype = torch.bfloat16 if on_gpu else model.dtype
-                steps = Steps(model, self.batch_size, dtype, graphs=on_gpu, tap=self._tap)
+                steps = Steps(model, self._num_slots(dtype), dtype, graphs=on_gpu, tap=self._tap)
         try:
             yield steps
         except GeneratorExit:  # a stream that is left in its middle; any other error may have struck within a step
             self._keep(steps)
             raise
         self._keep(steps)
+
+    def _num_slots(self, dtype: torch.dtype) -> int:
+        """Answers at a time: on a GPU more than questions a pass, as far as its memory goes."""
+        if self.loaded.model.device.type != "cuda" or self.batch_size == 1:
+            return self.batch_size
+        side = math.isqrt(self.loaded.contract.max_pixels)
+        grids = [example.image_grid_thw.prod().item() for example in self._encoded_examples]
+        merge = self._bare.config.vision_config.spatial_merge_size
+        images = num_image_tokens(self.encoder, (side, side)) + sum(grids) // merge**2
+        longest = images + _TEXT_TOKENS * (1 + len(grids)) + self.max_new_tokens
+        return num_slots_for(self._bare, longest, dtype, self.batch_size)
 
     def _keep(self, steps: Steps) -> None:
         if self.owns_model and not self._spare:
@@ -308,35 +326,6 @@ def _evaluation_mode(*parts: Any) -> Iterator[None]:
     finally:
         for module in in_training:
             module.training = True
-
-
-def autocast_for(device: torch.device) -> Any:
-    """bf16 arithmetic on GPUs, plain elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
-def pick_device(wish: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or the first GPU, or the CPU; of several processes on a machine each has its own GPU.
-
-    Raises:
-        ConfigError: a GPU is asked for and there is none.
-    """
-    if wish in (None, "auto"):
-        return _of_process(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        device = torch.device(wish)  # type: ignore[arg-type]
-    except RuntimeError:
-        raise ConfigError(f"Unknown device '{wish}': use auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"Device '{wish}' asked for, but torch sees no GPU here: use model.device=cpu.")
-    return _of_process(device)
-
-
-def _of_process(device: torch.device) -> torch.device:
-    """Of `cuda` without a number, the GPU that torchrun means for this process."""
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return device
 
 
 def load_detector(

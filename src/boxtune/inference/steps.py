@@ -2,14 +2,15 @@
 
 A step of one token is a thousand small kernels, and starting them takes ten times as long as they run (Qwen2.5-VL-7B on
 an H200: 36 ms a step, of which memory's speed explains 4). On a GPU a step is therefore recorded once as a CUDA graph,
-for each length that is looked back on, and replayed.
+for each length that is looked back on, and replayed; the next one may be begun before the tokens of one are looked at.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 import torch
 
@@ -18,9 +19,31 @@ from boxtune.inference.language_pass import Read, read_questions, run_layers, to
 from boxtune.inference.slots import SlotMemory
 from boxtune.models.bare import bare_model
 from boxtune.models.compile import are_compiled, is_compile_error, release_blocks
-from boxtune.models.sending import sent
+from boxtune.models.sending import on_its_way, sent
 
 Result = TypeVar("Result")
+_QUARTER: Final = 4
+"""A quarter of the slots is recorded by itself: a call with few images does not look back on all."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A token for each slot, maybe still on its way.
+
+    Attributes:
+        copy: `[2, n]`, on the CPU: the tokens, and the natural logarithms of their probabilities.
+        is_there: tells when the copy is made; None: it is.
+    """
+
+    copy: torch.Tensor
+    is_there: torch.cuda.Event | None
+
+    def pairs(self) -> list[tuple[int, float]]:
+        """Token and log-probability of each slot, as soon as they are there."""
+        if self.is_there is not None:
+            self.is_there.synchronize()
+        tokens, log_probs = self.copy.tolist()
+        return [(int(token), log_prob) for token, log_prob in zip(tokens, log_probs, strict=True)]
 
 
 class Steps:
@@ -47,7 +70,7 @@ class Steps:
         self.rows = torch.arange(num_slots, device=self.device)
         self.log_probs = torch.empty(0)
         self._lengths = [0] * num_slots  # what the device counts, without asking it
-        self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
+        self._recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]] = {}
 
     def clear(self) -> None:
         """All slots are free; memory and recorded steps stay."""
@@ -59,7 +82,7 @@ class Steps:
         """Record steps anew: the model's layers have changed."""
         self._recorded.clear()
 
-    def begin(self, samples: Sequence[EncodedSample], slots: Sequence[int], room: int) -> tuple[torch.Tensor, Read]:
+    def begin(self, samples: Sequence[EncodedSample], slots: Sequence[int], room: int) -> tuple[Chosen, Read]:
         """Read questions into free slots, in one packed row; the device may still be at work when this is over.
 
         Args:
@@ -68,11 +91,11 @@ class Steps:
             room: tokens that an answer may have.
 
         Returns:
-            `[2, n]`: the first token of each answer, and the logarithm of its probability; and what was read.
+            The first token of each answer; and what was read.
         """
         return self._uncompiled_if_need_be(lambda: self._begin(samples, slots, room))
 
-    def _begin(self, samples: Sequence[EncodedSample], slots: Sequence[int], room: int) -> tuple[torch.Tensor, Read]:
+    def _begin(self, samples: Sequence[EncodedSample], slots: Sequence[int], room: int) -> tuple[Chosen, Read]:
         lengths = [len(sample) for sample in samples]
         if self.memory.grow(max(lengths) + room):
             self.forget()
@@ -91,7 +114,7 @@ class Steps:
         self.log_probs[place] = log_probs
         for slot, length in zip(slots, lengths, strict=True):
             self._lengths[slot] = length
-        return torch.stack([chosen.float(), best]), read
+        return Chosen(*on_its_way(torch.stack([chosen.float(), best]))), read
 
     def end(self, slot: int) -> None:
         """Nothing more is written in this slot, but for its first place, over and over."""
@@ -101,21 +124,23 @@ class Steps:
         """Go on from another token than the one that was chosen."""
         self.tokens[slot] = token
 
-    def step(self) -> torch.Tensor:
-        """`[2, n]` on the CPU: next token of each slot up to the last in use, and the logarithm of its probability."""
+    def step(self) -> Chosen:
+        """The next token of each slot up to the last in use."""
         width = min(self.memory.rounded(max(self._lengths) + 1), self.memory.length)
-        if self.graphs and width not in self._recorded:
-            self._uncompiled_if_need_be(lambda: self._try_to_record(width))
-        if width in self._recorded:
-            graph, chosen, self.log_probs = self._recorded[width]
+        used = max((slot + 1 for slot, length in enumerate(self._lengths) if length), default=1)
+        quarter = -(-self.memory.num_slots // _QUARTER)
+        size = width, quarter if used <= quarter else self.memory.num_slots
+        if self.graphs and size not in self._recorded:
+            self._uncompiled_if_need_be(lambda: self._try_to_record(*size))
+        if size in self._recorded:
+            graph, chosen, self.log_probs = self._recorded[size]
             graph.replay()
         else:
-            used = max((slot + 1 for slot, length in enumerate(self._lengths) if length), default=1)
             chosen, self.log_probs = self._uncompiled_if_need_be(lambda: self._step(width, used))
         self._lengths = [length + (length > 0) for length in self._lengths]
-        return chosen.cpu()
+        return Chosen(*on_its_way(chosen))
 
-    def _step(self, width: int, number: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _step(self, width: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Choice `[2, N]` and log-probabilities `[N, V]` of the first slots; all stays on the device."""
         tokens, lengths = self.tokens[:number], self.lengths[:number]
         embeddings = self.bare.get_input_embeddings()(tokens)[:, None]
@@ -133,10 +158,10 @@ class Steps:
         best, tokens = log_probs.max(-1)
         return tokens, best, log_probs
 
-    def _try_to_record(self, width: int) -> None:
+    def _try_to_record(self, width: int, number: int) -> None:
         tokens, active = self.tokens.clone(), self.active.clone()
         try:
-            self._recorded[width] = self._record(width)
+            self._recorded[width, number] = self._record(width, number)
         except RuntimeError as error:
             if is_compile_error(error):
                 raise
@@ -160,7 +185,7 @@ class Steps:
             warnings.warn(f"Blocks run uncompiled: compiling them failed ({reason}).", stacklevel=2)
             return act()
 
-    def _record(self, width: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
+    def _record(self, width: int, number: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
         """A graph of the step and what it writes; leaves the slots at rest.
 
         With slots at rest a step writes what it has written before: it may run as often as the recording needs.
@@ -174,12 +199,12 @@ class Steps:
         with torch.cuda.device(self.device), autocast:
             with torch.cuda.stream(aside):
                 for _ in range(2):
-                    self._step(width)
+                    self._step(width, number)
                     self.tokens.copy_(tokens)
             torch.cuda.current_stream(self.device).wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
             # a stream of this device: the one torch takes by itself is of the first GPU that recorded, and there this
             # step would leave no trace; and by thread, since other threads bring the next images to the GPU meanwhile
             with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-                chosen, log_probs = self._step(width)
+                chosen, log_probs = self._step(width, number)
         return graph, chosen, log_probs

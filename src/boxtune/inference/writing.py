@@ -1,13 +1,15 @@
 """Greedy answers to a stream of questions, as many at a time as there are slots, in the order of the questions.
 
 Each answer stops for itself, and the next question takes its slot: an image with thirty boxes keeps no other waiting.
+A step of one token costs a GPU about the same for a hundred answers as for one, so there are more slots than questions
+that are read in one pass.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from boxtune.grounding.codec import TextForm
 from boxtune.inference.candidates import Ending, GoingOn
 from boxtune.inference.decoding import Answer, answer_of
 from boxtune.inference.language_pass import Read
-from boxtune.inference.steps import Steps
+from boxtune.inference.steps import Chosen, Steps
 
 _TOKENS_AT_ONCE: Final = 32_768
 """Of questions that are read in one pass: more is not faster, and needs memory."""
@@ -35,7 +37,7 @@ class Draft:
 
     Attributes:
         index: of the question.
-        sample: the question.
+        sample: the question, without its pixels.
         tokens, log_probs: written so far, and the natural logarithm of each one's probability.
         num_given: candidates that it was made to go on with.
         ending: where it would have ended.
@@ -52,7 +54,7 @@ class Draft:
 
 
 class Written(NamedTuple):
-    """A question, its answer, and what else was made of it."""
+    """A question without its pixels, its answer, and what else was made of it."""
 
     sample: EncodedSample
     answer: Answer
@@ -68,6 +70,7 @@ class Writer:
         tokenizer: of the model.
         form: how boxes are written.
         questions: read when a slot is free for them.
+        at_once: questions that are read in one pass, at most; None: as many as there are slots.
         max_new_tokens: longest answer, candidates included.
         num_candidates: boxes to name after the end of each answer, see `candidates`.
         look: what else is made of the questions while they are read.
@@ -81,6 +84,7 @@ class Writer:
         form: TextForm,
         questions: Iterator[EncodedSample],
         *,
+        at_once: int | None = None,
         max_new_tokens: int,
         num_candidates: int = 0,
         look: Look | None = None,
@@ -88,11 +92,15 @@ class Writer:
         self.tokenizer, self.questions = tokenizer, enumerate(questions)
         self.max_new_tokens, self.num_candidates = max_new_tokens, num_candidates
         self.stops, self.steps, self.look = frozenset(stops), steps, look
+        self.at_once = at_once or steps.memory.num_slots
+        # what is written down must not be changed then; and a device that does its work at once gains nothing
+        self.goes_ahead = num_candidates == 0 and steps.device.type == "cuda"
         self.going_on = GoingOn(tokenizer, form, stops)
         with torch.inference_mode():
             steps.clear()
         self.drafts: dict[int, Draft] = {}  # slot → what is written there
-        self.first: list[tuple[list[int], torch.Tensor]] = []  # slots, and their first tokens as they come
+        self.first: list[tuple[list[int], Chosen]] = []  # slots, and their first tokens as they come
+        self.under_way: tuple[dict[int, Draft], Chosen] | None = None  # a step ahead, and whom it was made for
         self.done: dict[int, Draft] = {}
         self.num_given_out = 0
         self.failure: Exception | None = None
@@ -108,9 +116,7 @@ class Writer:
             self._begin()
             self._take_first()
             if self.drafts:
-                chosen = self.steps.step().T.tolist()
-                for slot in list(self.drafts):
-                    self._take(slot, *chosen[slot])
+                self._write()
             elif self.num_given_out not in self.done:
                 if self.failure is not None:
                     raise self.failure
@@ -123,27 +129,43 @@ class Writer:
         return ready
 
     def _begin(self) -> None:
-        """Read questions into free slots where enough are free, so many tokens at a time."""
+        """Read questions into free slots while enough are free, so many at a time."""
         num_slots = self.steps.memory.num_slots
         free = [slot for slot in range(num_slots) if slot not in self.drafts]
-        waiting = self._read(len(free)) if len(free) * _FEW >= num_slots else []
-        while waiting:
-            lengths = np.cumsum([len(sample) for _, sample in waiting])
-            count = max(1, int((lengths <= _TOKENS_AT_ONCE).sum()))
-            now, waiting = waiting[:count], waiting[count:]
-            slots, free = free[:count], free[count:]
-            samples = [sample for _, sample in now]
-            chosen, read = self.steps.begin(samples, slots, self.max_new_tokens)
-            looked = [None] * count if self.look is None else self.look(samples, read)
-            for slot, question, found in zip(slots, now, looked, strict=True):
-                self.drafts[slot] = Draft(*question, looked=found)
-            self.first.append((slots, chosen))
+        while len(free) * _FEW >= num_slots and (waiting := self._read(min(len(free), self.at_once))):
+            while waiting:
+                lengths = np.cumsum([len(sample) for _, sample in waiting])
+                count = max(1, int((lengths <= _TOKENS_AT_ONCE).sum()))
+                self._begin_with(waiting[:count], free[:count])
+                waiting, free = waiting[count:], free[count:]
+
+    def _begin_with(self, questions: Sequence[tuple[int, EncodedSample]], slots: list[int]) -> None:
+        samples = [sample for _, sample in questions]
+        chosen, read = self.steps.begin(samples, slots, self.max_new_tokens)
+        looked = [None] * len(samples) if self.look is None else self.look(samples, read)
+        for slot, (index, sample), found in zip(slots, questions, looked, strict=True):
+            without_pixels = replace(sample, pixel_values=sample.pixel_values[:0].clone())
+            self.drafts[slot] = Draft(index, without_pixels, looked=found)
+        self.first.append((slots, chosen))
 
     def _take_first(self) -> None:
         for slots, chosen in self.first:
-            for slot, pair in zip(slots, chosen.T.tolist(), strict=True):
+            for slot, pair in zip(slots, chosen.pairs(), strict=True):
                 self._take(slot, *pair)
         self.first = []
+
+    def _write(self) -> None:
+        """A token more for each answer; where it can, the device is given the next step before this one is looked at.
+
+        What a step ahead writes behind the end of an answer is not looked at, and the next question overwrites it.
+        """
+        drafts, chosen = self.under_way or (dict(self.drafts), self.steps.step())
+        more = self.goes_ahead and any(len(draft.tokens) + 1 < self.max_new_tokens for draft in self.drafts.values())
+        self.under_way = (dict(self.drafts), self.steps.step()) if more else None
+        pairs = chosen.pairs()
+        for slot, draft in drafts.items():
+            if self.drafts.get(slot) is draft:
+                self._take(slot, *pairs[slot])
 
     def _made_out(self, draft: Draft) -> Written:
         log_probs = np.array(draft.log_probs, dtype=np.float32)
@@ -162,9 +184,9 @@ class Writer:
                 self.failure = error
         return found
 
-    def _take(self, slot: int, chosen: float, log_prob: float) -> None:
+    def _take(self, slot: int, token: int, log_prob: float) -> None:
         """Write a token down, or what is to stand there instead; end the answer where it ends."""
-        draft, token = self.drafts[slot], int(chosen)
+        draft = self.drafts[slot]
         if draft.num_given < self.num_candidates:
             probability = lambda other: math.exp(self._log_prob(slot, other))  # noqa: E731
             found = self.going_on.instead(draft.tokens, token, probability)

@@ -13,7 +13,7 @@ from boxtune import processes
 from boxtune.config.engines import asked_by, engine_of
 from boxtune.config.schema import Config
 from boxtune.errors import ConfigError
-from boxtune.inference.detector import pick_device
+from boxtune.models.devices import pick_device
 from boxtune.training import auto
 
 

@@ -21,6 +21,7 @@ from boxtune.data.dataset import DetectionDataset
 from boxtune.data.index import cache_folder
 from boxtune.errors import SaveError
 from boxtune.models.frozen_vision import Picture, joined_features
+from boxtune.models.sending import on_its_way
 from boxtune.models.vision_cache import KeptFeatures, VisionCache, settings_digest, used_bytes
 from boxtune.training import auto
 
@@ -175,10 +176,7 @@ class RunFeatures:
         size = features.numel() * features.element_size()
         if self._stopped_by or sum(waiting for _, waiting in self._waiting) + size > _WAITING_BYTES:
             return
-        copy, copied = features.to("cpu", non_blocking=True), None
-        if features.is_cuda:
-            copied = torch.cuda.Event()
-            copied.record()
+        copy, copied = on_its_way(features)
         self._waiting.append((self._thread.submit(self._write_all, pictures, copy, copied), size))
 
     def _collect(self) -> None:

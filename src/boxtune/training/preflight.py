@@ -15,9 +15,9 @@ from boxtune.console import say
 from boxtune.data.sample import Sample
 from boxtune.errors import ConfigError, ModelError
 from boxtune.grounding.prompts import check_template
-from boxtune.inference.detector import pick_device
 from boxtune.inspection.tokens import analyze_token_distribution, print_tokens
 from boxtune.models.areas import AreaSummary, Training, summarize, with_head
+from boxtune.models.devices import pick_device
 from boxtune.models.families import Family
 from boxtune.models.load import LoadedModel
 from boxtune.models.quantize import is_4bit

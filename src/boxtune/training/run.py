@@ -30,7 +30,6 @@ from boxtune.data.dataset import DetectionDataset
 from boxtune.errors import BoxtuneError, ConfigError
 from boxtune.evaluation.evaluate import check_labels
 from boxtune.evaluation.metrics import Metrics
-from boxtune.inference.detector import pick_device
 from boxtune.models.areas import (
     AreaSummary,
     LowRank,
@@ -42,6 +41,7 @@ from boxtune.models.areas import (
 from boxtune.models.bases import check_base, named_base
 from boxtune.models.contract import FILE_NAME as CONTRACT_FILE
 from boxtune.models.contract import Contract, pixel_limits, set_pixel_limits
+from boxtune.models.devices import pick_device
 from boxtune.models.load import LoadedModel, load_model
 from boxtune.training import auto
 from boxtune.training.arguments import check_device, check_engine_here, check_oom

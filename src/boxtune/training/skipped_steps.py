@@ -21,16 +21,6 @@ def agreed(flags: torch.Tensor) -> list[bool]:
     return [number > 0 for number in everywhere(flags).tolist()]
 
 
-def on_its_way(flags: torch.Tensor) -> tuple[torch.Tensor, Any]:
-    """A copy on the CPU, and what tells when it is there."""
-    if not flags.is_cuda:
-        return flags, None
-    copy = torch.empty_like(flags, device="cpu", pin_memory=True).copy_(flags, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record()
-    return copy, event
-
-
 def can_leave_out(optimizer: Any) -> bool:
     """Whether a step of it can be left out on the device: torch's fused Adam reads a flag, for loss scales."""
     inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's around torch's

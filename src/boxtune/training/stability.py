@@ -20,9 +20,10 @@ from torch import distributed
 
 from boxtune.config.schema import StabilityConfig
 from boxtune.errors import ConfigError
+from boxtune.models.sending import on_its_way
 from boxtune.training.groups import Groups
 from boxtune.training.sharding import local
-from boxtune.training.skipped_steps import agreed, can_leave_out, everywhere, leave_out, on_its_way
+from boxtune.training.skipped_steps import agreed, can_leave_out, everywhere, leave_out
 from boxtune.training.snapshot import Snapshot
 
 FAULTS_FILE: Final = "faults.jsonl"
