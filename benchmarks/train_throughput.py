@@ -155,12 +155,12 @@ def with_boxtune(
         restore(model, loaded)
 
 
-def with_cache(stretch: Stretch) -> Callable[[Setting], Measured]:
+def with_cache(stretch: Stretch, *overrides: str) -> Callable[[Setting], Measured]:
     """boxtune's trainer with a vision cache that is empty at first."""
 
     def measure(setting: Setting) -> Measured:
         with tempfile.TemporaryDirectory(dir=setting.home) as cache:
-            return with_boxtune(setting, f"model.vision_cache={cache}", stretch=stretch)
+            return with_boxtune(setting, f"model.vision_cache={cache}", *overrides, stretch=stretch)
 
     return measure
 
@@ -260,6 +260,8 @@ def rows_of(full: bool) -> list[Row]:
         Row("boxtune", "`boxtune train`, everything on auto but the vision cache", with_boxtune),
         *([] if full else [
             Row("cached", "  with cached vision features, from the second epoch on", with_cache(after_an_epoch)),
+            Row("cached-long", "  the same in rows of twice as many tokens",
+                lambda s: with_cache(after_an_epoch, f"collator.token_budget={2 * s.budget}")(s)),
             Row("cached-whole", "  with cached vision features, three whole epochs", with_cache(three_epochs)),
         ]),
     ]  # fmt: skip
@@ -354,6 +356,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--train", choices=("lora", "full"), default="lora")
     add_step_arguments(parser, steps=12)
     parser.add_argument("--repeats", type=int, default=1, help="turns that the rows take")
+    parser.add_argument("--image-tokens", default="256,1280", help="of a picture: fewest and most")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and small pictures, a few steps")
     return parser.parse_args()
@@ -361,7 +364,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    cells = (256, 1280)
+    fewest, most = (int(number) for number in args.image_tokens.split(","))
+    cells = fewest, most
     if args.tiny:
         args.model, args.images, args.budget, args.workers = "tiny", 24, 256, 0
         args.steps, args.warmup, cells = min(args.steps, 3), min(args.warmup, 1), (12, 40)

@@ -314,6 +314,28 @@ def test_an_interrupted_detector_answers_again(taught, samples, monkeypatch, whe
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_nothing_waits_for_the_gpu_while_questions_are_read(tiny, samples):
+    model = copy.deepcopy(tiny("qwen2_vl")[0]).to("cuda")
+    encoded = questions(tiny, samples, "qwen2_vl")
+    use_attention(model, choose_for_questions(model.device, bf16=True, looks_back=False))
+    steps = Steps(model, 8, torch.bfloat16, graphs=False)
+
+    def begin():
+        chosen, _ = steps.begin(encoded, list(range(len(encoded))), 10)
+        return chosen, steps.step()
+
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+        begin()  # memory is allocated
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            chosen, after = begin()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert len(chosen.pairs()) == len(encoded) <= len(after.pairs())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_steps_are_recorded_while_other_threads_use_the_gpu(tiny, samples, recwarn):
     """On the last GPU of the machine, which is not the one torch takes by itself where there are several."""
     device = torch.device("cuda", torch.cuda.device_count() - 1)

@@ -107,7 +107,8 @@ class Steps:
         assert read.hidden is not None
         chosen, best, log_probs = self._choose(read.hidden[0, read.last])
         end = read.positions[:, read.last]
-        self.tokens[place], self.lengths[place], self.active[place] = chosen, end[0] + 1, 1
+        self.tokens[place], self.lengths[place] = chosen, end[0] + 1
+        self.active.index_fill_(0, place, 1)  # a number put at places by `[…] =` would be waited for
         self.ahead[place] = end[1:].amax(0) - end[0]
         if len(self.log_probs) < self.memory.num_slots:  # after a step of fewer slots, or none
             self.log_probs = log_probs.new_zeros(self.memory.num_slots, log_probs.shape[-1])
