@@ -216,17 +216,16 @@ class Stability:
                     parameter.grad = None
         return stands
 
-    def settle(self, optimizer: Any) -> bool:
-        """Hear how the last step was judged, and mend what was wrong: False then. Nothing where that is known.
+    def settle(self, optimizer: Any) -> None:
+        """Hear how the last step was judged, and mend what was wrong; nothing where that is known.
 
         Raises:
             ConfigError: a fault that cannot be mended.
         """
         judged, self._judged = self._judged, None
-        if judged is None:
-            return True
-        leave_out(optimizer, None)
-        return self._look(judged, optimizer)
+        if judged is not None:
+            leave_out(optimizer, None)
+            self._look(judged, optimizer)
 
     def _look(self, judged: Judged, optimizer: Any) -> bool:
         if judged.is_there is not None:

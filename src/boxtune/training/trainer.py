@@ -175,11 +175,9 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
             elif self.speed is not None and self.speed.frozen_vision and "pixel_values" in forward:
                 with self.accelerator.autocast():
                     forward = frozen_features(self.model, forward, targets["grids"])
+            self.settle_step()  # the GPU has the tower to run meanwhile
             options = language.forward_options(targets) if self.speed is None or self.speed.label_logits else {}
             outputs = model(**forward, **options, use_cache=False)
-        if not self.settle_step():  # heard here, the GPU has this pass to run meanwhile; rarely for nothing
-            del outputs, forward, features
-            return self.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         bare: Any = self.model
         embedding = bare.get_input_embeddings().weight
         if self.objective.head is not None:
@@ -236,18 +234,15 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
         if self.stability is not None:
             self.stability.forget_step()
 
-    def settle_step(self) -> bool:
-        """Hear how the step before was judged, if it is not known yet. False where it was bad: rates are others now,
-        and the weights may be.
-        """
+    def settle_step(self) -> None:
+        """Hear how the step before was judged; where it was bad, rates are others now."""
         if self.stability is None:
-            return True
+            return
         before = dict(self.stability.lowered)
-        stood = self.stability.settle(self.optimizer)
+        self.stability.settle(self.optimizer)
         if self.stability.lowered != before:
             assert self.lr_scheduler is not None
             self.rates.refresh(self.lr_scheduler)
-        return stood
 
     def verify_weights(self) -> None:
         """See `Stability.verify`."""
