@@ -29,7 +29,9 @@ def test_the_way_of_a_user(cli, data, tmp_path):
             *("evaluate", "--model", run, "--data", data, "--decoder", decoder, "--output-dir", folder, "--json")
         )
         assert code == 0
-        assert json.loads(out)["score_source"].startswith(source)
+        figures = json.loads(out)
+        assert figures["score_source"].startswith(source)
+        assert (figures["parse_rate"] is None) == (decoder == "head")
         assert (folder / "report.html").is_file()
     found = json.loads((tmp_path / "head" / "predictions.json").read_text())
     assert len(found) == 5 * 4

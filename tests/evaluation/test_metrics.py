@@ -9,6 +9,7 @@ import pytest
 from boxtune.detections import Detections
 from boxtune.errors import DataError
 from boxtune.evaluation.metrics import Metrics, MetricsAccumulator
+from boxtune.evaluation.summary import headline
 
 HW = (200, 200)
 BOX = [0, 0, 100, 100]
@@ -131,6 +132,20 @@ def test_answers():
     metrics = accumulator.compute()
     assert (metrics.parse_rate, metrics.repaired_rate, metrics.malformed_rate) == (0.75, 0.25, 0.25)
     assert metrics.truncated_rate == 0.25
+
+
+def test_nothing_is_said_of_answers_where_nothing_was_written():
+    """As by a detection head."""
+    accumulator = MetricsAccumulator()
+    for index in range(3):
+        accumulator.update(str(index), HW, one(), one(score=0.9), status=None)
+    metrics = accumulator.compute()
+    rates = (metrics.parse_rate, metrics.repaired_rate, metrics.malformed_rate, metrics.truncated_rate)
+    assert rates == (None,) * 4
+    assert metrics.map == 1
+    assert metrics.intervals is not None
+    assert metrics.intervals.figures["parse_rate"] is None
+    assert "parse rate" not in dict(headline(metrics))
 
 
 @pytest.mark.parametrize(

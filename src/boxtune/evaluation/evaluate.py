@@ -66,7 +66,7 @@ class Evaluation:
                 image.sample_id,
                 image.truth,
                 image.prediction.result.detections,
-                readable=image.prediction.result.status != "malformed",
+                readable=None if self.metrics.parse_rate is None else image.prediction.result.status != "malformed",
                 candidates=image.prediction.candidates,
             )
             for image in self.images
@@ -107,6 +107,7 @@ def evaluate(
         labels=labels, score_source=getattr(detector, "score_source", "token probabilities")
     )
     seen: list[EvaluatedImage] = []
+    writes = getattr(detector, "decoder", "text") != "head"
     for image in _looked_at(detector, samples, labels, console, shared, around):
         result = image.prediction.result
         accumulator.update(
@@ -114,7 +115,7 @@ def evaluate(
             image.image_hw,
             image.truth,
             result.detections,
-            status=result.status,
+            status=result.status if writes else None,
             truncated=image.prediction.truncated,
             candidates=image.prediction.candidates,
         )

@@ -51,7 +51,8 @@ class Metrics:
         recall50: the same number as detection_rate50, beside its precision.
         f1_50: harmonic mean of the two.
         count_error: mean absolute difference of the number of found and true boxes, an image.
-        parse_rate: share of answers that could be read, as they were or repaired; None for files of boxes.
+        parse_rate: share of answers that could be read, as they were or repaired; None for files of boxes, and where
+            nothing is written, as by a detection head.
         repaired_rate: share of answers that had to be repaired.
         malformed_rate: share of answers that could not be read.
         truncated_rate: share of answers that ran into the token limit.
@@ -202,9 +203,13 @@ class _Seen:
     image_hw: tuple[int, int]
     truth: Detections
     predicted: Detections
-    status: Status
+    status: Status | None
     truncated: bool
     candidates: Detections
+
+    @property
+    def readable(self) -> bool | None:
+        return None if self.status is None else self.status != "malformed"
 
 
 class MetricsAccumulator:
@@ -231,7 +236,7 @@ class MetricsAccumulator:
         image_hw: tuple[int, int],
         truth: Detections,
         predicted: Detections,
-        status: Status = "ok",
+        status: Status | None = "ok",
         truncated: bool = False,
         candidates: Detections | None = None,
     ) -> None:
@@ -242,7 +247,7 @@ class MetricsAccumulator:
             image_hw: `(height, width)` in pixels.
             truth: true boxes, in pixels of the image.
             predicted: found boxes, in pixels of the same image.
-            status: how the answer could be read.
+            status: how the answer could be read; None where nothing was written.
             truncated: whether the answer ran into the token limit.
             candidates: boxes that the answer left out, with scores.
 
@@ -250,7 +255,7 @@ class MetricsAccumulator:
             DataError: the sample was added before.
             ValueError: an unknown status.
         """
-        if status not in get_args(Status):
+        if status is not None and status not in get_args(Status):
             raise ValueError(f"Status must be one of {', '.join(get_args(Status))}, not {status!r}.")
         if sample_id in self._seen:
             raise DataError(f"Sample '{sample_id}' comes twice: sample ids must be unique within an evaluation.")
@@ -266,7 +271,7 @@ class MetricsAccumulator:
                 one.sample_id,
                 one.truth,
                 one.predicted,
-                readable=one.status != "malformed",
+                readable=one.readable,
                 candidates=one.candidates,
             )
             for one in sorted(self._seen.values(), key=lambda one: numbers[one.sample_id])
@@ -310,12 +315,14 @@ class MetricsAccumulator:
 
 
 def _answer_figures(seen: Sequence[_Seen]) -> dict[str, Any]:
+    if any(one.status is None for one in seen):
+        return dict.fromkeys(("parse_rate", "repaired_rate", "malformed_rate", "truncated_rate"))
+
     def of_status(status: str) -> float | None:
         return share(sum(one.status == status for one in seen), len(seen))
 
-    readable = sum(one.status != "malformed" for one in seen)
     return {
-        "parse_rate": share(readable, len(seen)),
+        "parse_rate": share(sum(bool(one.readable) for one in seen), len(seen)),
         "repaired_rate": of_status("repaired"),
         "malformed_rate": of_status("malformed"),
         "truncated_rate": share(sum(one.truncated for one in seen), len(seen)),

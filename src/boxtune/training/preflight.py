@@ -164,8 +164,9 @@ def describe(
         f"Model: {loaded.base} ({loaded.contract.model_type}); {trained:,} of {total:,} parameters are trained",
     )
     console.print(areas_table(rows), highlight=False)
+    again = ", activations computed twice to save memory" if settings.gradient_checkpointing is True else ""
     say(
         console,
         f"Run: {length}, batch {settings.per_device_train_batch_size}, rate {settings.learning_rate:g}, "
-        f"images up to {config.model.max_pixels} px, on {device} in {arithmetic}; into {config.output_dir}",
+        f"images up to {config.model.max_pixels} px, on {device} in {arithmetic}{again}; into {config.output_dir}",
     )
