@@ -34,7 +34,9 @@ def test_rows_of_both_trainers(tmp_path):
         "train_throughput.py", "--rows", "trl-fast,packed,padded-vision,boxtune,cached", "--output-dir", str(tmp_path)
     )
     rows = {row["row"]: row for row in json.loads((tmp_path / "throughput.json").read_text())["rows"]}
-    assert list(rows) == ["trl-fast", "packed", "padded-vision", "boxtune", "cached", "cached-whole"], said
+    assert list(rows) == ["trl-fast", "packed", "padded-vision", "boxtune", "cached", "cached-long", "cached-whole"], (
+        said
+    )
     assert re.search(r"Vision cache: \d+ of 72 pictures came from it", said), said
     for name, row in rows.items():
         assert row["tokens_per_second"] > 0, name

@@ -36,7 +36,7 @@ def test_contract_and_name():
 def test_finds_nutrition_tables_that_it_has_never_seen(decoder):
     samples = boxtune.load_dataset("synthetic:nutrition?n=12&seed=5&size=448", "test")
     metrics = boxtune.evaluate(boxtune.load_detector(EMBEDDED, "cpu", max_new_tokens=128, decoder=decoder), samples)
-    assert metrics.parse_rate == 1.0
+    assert metrics.parse_rate == (None if decoder == "head" else 1.0)
     assert metrics.map50 > 0.6  # measured 0.96 on two hundred photos; a model that looks at nothing has below 0.1
 
 
