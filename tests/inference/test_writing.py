@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from boxtune.collators.batch import Collator, pad
@@ -292,6 +293,31 @@ def test_an_answer_of_nan_spoils_no_later_one(tiny, samples):
     assert np.isnan(bad.log_probs).all()
     assert good.text == expected.text
     assert np.allclose(good.log_probs, expected.log_probs, rtol=0, atol=1e-4)
+
+
+def test_a_stream_that_is_left_beside_an_answer_of_nan_spoils_no_later_one(taught, samples):
+    loaded = taught("qwen2_vl").loaded
+    detector = own_detector(loaded, labels=LABELS, batch_size=2, max_new_tokens=20)
+    images = [sample.image for sample in samples][:2]
+    expected = [one.answer.log_probs for one in detector.predict(images)]
+    good, bad = (detector._question(image, LABELS) for image in images)
+    bad = replace(bad, pixel_values=torch.full_like(bad.pixel_values, torch.nan))
+    stream = detector._written(iter([good, bad]), LABELS, 0)
+    next(stream)
+    stream.close()
+    assert len(detector._spare) == 1
+    found = [one.answer.log_probs for one in detector.predict(images)]
+    assert all(np.allclose(one, two, rtol=0, atol=1e-4) for one, two in zip(found, expected, strict=True))
+
+
+def test_the_longest_question_counts_labels_and_examples(taught, samples):
+    loaded = taught("qwen2_vl").loaded
+    largest = int(loaded.contract.max_pixels**0.5)
+    for labels, examples in ((LABELS, ()), (tuple(f"label {n}" for n in range(300)), samples[:2])):
+        detector = own_detector(loaded, labels=labels, examples=examples)
+        for hw in ((largest, largest), (largest // 2, 2 * largest), (40, 60)):
+            question = detector._question(Image.new("RGB", hw), labels)
+            assert len(question) <= detector._longest(labels)
 
 
 @pytest.mark.parametrize("where", ["grow", "views", "rounded"])

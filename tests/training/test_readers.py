@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import signal
+import time
 
 import pytest
 import torch
 
+from boxtune.errors import DataError
 from boxtune.training import durable
+from boxtune.training.clock import RunClock
 from training.runs import short_run, weights, write_coco
+
+STYLE = (
+    "trainer.num_train_epochs=3",
+    "trainer.max_steps=null",
+    "trainer.per_device_train_batch_size=2",
+    "adapter.language=lora",
+    "adapter.lora.dropout=0.3",  # draws from the generator that torch's loaders draw from too
+)
+
+
+def readers() -> set[int | None]:
+    return {child.pid for child in multiprocessing.active_children() if child.daemon}
 
 
 @pytest.mark.parametrize("augment", ["none", "light"])
@@ -23,15 +40,63 @@ def test_readers_live_as_long_as_the_run(augment, tmp_path, monkeypatch):
 
     monkeypatch.setattr(durable, "leave_signals", note)
     coco = write_coco(tmp_path / "coco")
-    style = ("trainer.num_train_epochs=3", "trainer.max_steps=null", f"data.augment={augment}")
-    style += ("trainer.per_device_train_batch_size=2",)
+    style = (*STYLE, f"data.augment={augment}")
     alone, _ = short_run(coco, tmp_path / "alone", *style)
     assert not list(tmp_path.glob("reader-*"))
     result, _ = short_run(coco, tmp_path / "with-readers", *style, "data.num_workers=2")
-    readers = {int(path.name.removeprefix("reader-")) for path in tmp_path.glob("reader-*")}
-    assert len(readers) == 2
-    assert not readers & {child.pid for child in multiprocessing.active_children()}
+    seen = {int(path.name.removeprefix("reader-")) for path in tmp_path.glob("reader-*")}
+    assert len(seen) == 2
+    assert not seen & readers()
     assert len(result.losses) > 2
     assert result.losses == alone.losses
     expected = weights(tmp_path / "alone")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "with-readers").items())
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_resumed_run_is_the_unbroken_one(step, tmp_path, monkeypatch):
+    """It starts readers once for the rest of its epoch and once for all that follow."""
+    coco = write_coco(tmp_path / "coco")
+    style = (*STYLE, "data.augment=light", "data.num_workers=2")
+    whole, _ = short_run(coco, tmp_path / "whole", *style)
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunClock, "on_step_begin", stop)
+        first, _ = short_run(coco, tmp_path / "parted", *style)
+    assert first.num_steps < whole.num_steps
+    parted, _ = short_run(coco, tmp_path / "parted", *style, resume=True)
+    assert parted.losses == whole.losses
+    expected = weights(tmp_path / "whole")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "parted").items())
+
+
+def test_readers_end_with_a_run_that_fails(tmp_path, monkeypatch):
+    """And nobody waits for them, though the error and all that hangs on it are still there."""
+    coco = write_coco(tmp_path / "coco")
+
+    def lose(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            for path in coco.rglob("*.png"):
+                path.unlink()
+
+    before = readers()
+    with monkeypatch.context() as patch:
+        patch.setattr(RunClock, "on_step_begin", lose)
+        with pytest.raises(DataError) as caught:
+            short_run(coco, tmp_path / "o", *STYLE, "data.num_workers=2")
+    assert caught.value.__traceback__ is not None
+    assert readers() <= before
+    del caught
+    began = time.monotonic()
+    gc.collect()
+    assert time.monotonic() - began < 4
+
+
+def test_readers_are_not_asked_to_live_on_where_there_are_none(tmp_path):
+    coco = write_coco(tmp_path / "coco")
+    result, _ = short_run(coco, tmp_path / "o", "trainer.dataloader_persistent_workers=true")
+    assert result.num_steps == 4

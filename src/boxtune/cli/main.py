@@ -111,7 +111,7 @@ def _explained(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}. Check the path and its rights.", 2
     if type(error).__name__ == "OutOfMemoryError":
-        remedy = "lower trainer.per_device_train_batch_size or model.max_pixels"
+        remedy = "lower model.max_pixels, and trainer.per_device_train_batch_size in training, --batch-size elsewhere"
         return f"Out of GPU memory: {remedy}. {_one_line(str(error))}", 2
     return f"{type(error).__name__}: {_one_line(str(error))} (run again with --debug for the traceback)", 1
 

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from boxtune.collators.encode import EncodedSample, SampleEncoder
-from boxtune.collators.lengths import num_image_tokens
 from boxtune.data.images import as_rgb
 from boxtune.data.sample import Sample
 from boxtune.detections import Detections
@@ -56,8 +55,6 @@ from boxtune.models.quantize import Quantize
 Decoder = Literal["text", "head", "both"]
 COMPILE_AFTER: Final = 200
 """Answers of a model on a GPU after which compiling has paid for itself."""
-_TEXT_TOKENS: Final = 128
-"""Of a question beside its image, and of each example, by estimate."""
 
 
 class Detector:
@@ -211,7 +208,7 @@ class Detector:
         def seen_as_well(encoded: Sequence[EncodedSample], read: Read) -> list[Detections]:
             return self._objects(look(self.loaded, encoded, read), labels)
 
-        with self._steps() as steps:
+        with self._steps(labels) as steps:
             writer = Writer(
                 steps,
                 stop_ids(model, tokenizer),
@@ -237,7 +234,7 @@ class Detector:
                     steps.forget()
 
     @contextmanager
-    def _steps(self) -> Iterator[Steps]:
+    def _steps(self, labels: tuple[str, ...]) -> Iterator[Steps]:
         """Slots that nobody else writes in; kept with their recorded steps where the model is our own."""
         model, on_gpu = self.loaded.model, self.loaded.model.device.type == "cuda"
         try:
@@ -247,24 +244,26 @@ class Detector:
         if steps is None:
             with torch.inference_mode():
                 dtype = torch.bfloat16 if on_gpu else model.dtype
-                steps = Steps(model, self._num_slots(dtype), dtype, graphs=on_gpu, tap=self._tap)
+                steps = Steps(model, self._num_slots(labels, dtype), dtype, graphs=on_gpu, tap=self._tap)
         try:
             yield steps
         except GeneratorExit:  # a stream that is left in its middle; any other error may have struck within a step
+            with torch.inference_mode():
+                steps.memory.wipe()  # an answer that came to nothing may have been under way
             self._keep(steps)
             raise
         self._keep(steps)
 
-    def _num_slots(self, dtype: torch.dtype) -> int:
+    def _num_slots(self, labels: tuple[str, ...], dtype: torch.dtype) -> int:
         """Answers at a time: on a GPU more than questions a pass, as far as its memory goes."""
         if self.loaded.model.device.type != "cuda" or self.batch_size == 1:
             return self.batch_size
+        return num_slots_for(self._bare, self._longest(labels) + self.max_new_tokens, dtype, self.batch_size)
+
+    def _longest(self, labels: tuple[str, ...]) -> int:
+        """Tokens of a question about the largest picture."""
         side = math.isqrt(self.loaded.contract.max_pixels)
-        grids = [example.image_grid_thw.prod().item() for example in self._encoded_examples]
-        merge = self._bare.config.vision_config.spatial_merge_size
-        images = num_image_tokens(self.encoder, (side, side)) + sum(grids) // merge**2
-        longest = images + _TEXT_TOKENS * (1 + len(grids)) + self.max_new_tokens
-        return num_slots_for(self._bare, longest, dtype, self.batch_size)
+        return len(self.encoder.question(Image.new("RGB", (side, side)), labels, self._encoded_examples))
 
     def _keep(self, steps: Steps) -> None:
         if self.owns_model and not self._spare:

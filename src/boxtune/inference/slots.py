@@ -104,11 +104,13 @@ class SlotMemory:
         self.layers, self.length = layers, rounded  # both at the end: where memory ran out, all is as it was
         return True
 
-    def wipe(self, slot: int) -> None:
-        """Zeros in a slot whose answer came to nothing: what is masked away is still multiplied, and NaN stays NaN."""
+    def wipe(self, slot: int | None = None) -> None:
+        """Zeros in a slot whose answer came to nothing, or in all: what is masked away is still multiplied, and NaN
+        stays NaN.
+        """
         for layer in self.layers:
             for tensor in layer:
-                tensor[slot] = 0
+                (tensor if slot is None else tensor[slot]).zero_()
 
     def views(
         self,

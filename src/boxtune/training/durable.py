@@ -102,6 +102,17 @@ def reader_init(then: Callable[[int], None] | None) -> Callable[[int], None]:
     return partial(leave_signals, then)
 
 
+def stop_readers(loader: Any) -> None:
+    """When a run is over: an error's traceback keeps its loader, which would wait ten seconds for each of its processes
+    when it is collected. What reads the rest of an epoch that a run was resumed in has a loader of its own, and ends
+    with the epoch.
+    """
+    iterator = getattr(loader, "_iterator", None)  # where torch's loaders keep processes that outlive an epoch
+    if iterator is not None:
+        iterator._shutdown_workers()
+        loader._iterator = None
+
+
 def end_readers() -> None:
     """When the program ends: processes that read images and are still there, say since an error's traceback keeps their
     loader, would be asked by SIGTERM, which they leave alone, and waited for without end (`multiprocessing.util`).

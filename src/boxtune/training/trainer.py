@@ -34,7 +34,7 @@ from boxtune.training.callbacks.parts import PartsCallback, release_memory
 from boxtune.training.callbacks.unlogged import UnloggedCallback
 from boxtune.training.clock import RunClock
 from boxtune.training.divided import DividedTrainer
-from boxtune.training.durable import DurableTrainer, reader_init
+from boxtune.training.durable import DurableTrainer, reader_init, stop_readers
 from boxtune.training.failures import is_out_of_memory
 from boxtune.training.features import RunFeatures
 from boxtune.training.objective import Objective, TermMeans
@@ -95,7 +95,8 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
         try:
             output = super().train(*args, **kwargs)
         finally:
-            self.callback_handler.train_dataloader = None  # and with it go the processes that read images
+            stop_readers(self.callback_handler.train_dataloader)
+            self.callback_handler.train_dataloader = None
             if self.kept_features is not None:
                 self.kept_features.close()
             self.rates.phases.release()
@@ -124,7 +125,10 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
+            persistent_workers=args.dataloader_persistent_workers and args.dataloader_num_workers > 0,
+            # it draws a seed for its readers each time they are started, and a run that was resumed starts them anew:
+            # the model's own draws must not hang on that
+            generator=torch.Generator().manual_seed(args.seed),
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=reader_init(seeded),
             _non_blocking=True,
