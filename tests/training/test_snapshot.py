@@ -21,20 +21,21 @@ OPTIMIZERS = {
 def a_step(parameters, optimizer, seed: int) -> None:
     noise = torch.Generator().manual_seed(seed)
     for parameter in parameters:
-        parameter.grad = torch.randn(parameter.shape, generator=noise)
+        parameter.grad = torch.randn(parameter.shape, generator=noise).to(parameter.device)
     optimizer.step()
 
 
-def made(kind: str) -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
-    parameters = [nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.zeros(4))]
+def made(kind: str, device: str = "cpu") -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+    parameters = [nn.Parameter(torch.ones(3, 2, device=device)), nn.Parameter(torch.zeros(4, device=device))]
     return parameters, OPTIMIZERS[kind](parameters)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("num_before", [0, 1, 3])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_what_follows_is_what_would_have_followed(kind, num_before):
+def test_what_follows_is_what_would_have_followed(kind, num_before, device):
     """Of no use to it were the steps in between, and numbers that are not finite."""
-    parameters, optimizer = made(kind)
+    parameters, optimizer = made(kind, device)
     snapshot = Snapshot(parameters)
     for seed in range(num_before):
         snapshot.take(optimizer, seed)  # copies are written over one another

@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from boxtune.training.host_copies import HostCopies
 from boxtune.training.sharding import local
-
-State = dict[str, Any]
 
 
 class Snapshot:
     """A copy of trained parameters and of their optimizer's state.
 
-    It takes what they take: of AdamW three fp32 numbers a trained parameter. Copies are written over one another, so
-    memory is asked for once.
+    It takes what they take: of AdamW three fp32 numbers a trained parameter.
 
     Args:
         parameters: that are trained.
@@ -26,34 +24,39 @@ class Snapshot:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = tuple(parameters)
         self.step: int | None = None
-        self._weights: list[torch.Tensor] = []
-        self._states: dict[int, State] = {}
+        self._copies = HostCopies()  # (index of a parameter, None or what the optimizer calls it) → copy
 
-    @torch.no_grad()
     def take(self, optimizer: Any, step: int) -> None:
-        """Copy all.
+        """Copy all; a GPU does so while it goes on, see `before_changes`.
 
         Args:
             optimizer: of torch, or accelerate's wrapper around it; only `state` is read.
             step: how many were taken.
         """
-        before: Sequence[Any] = self._weights or [None] * len(self.parameters)
-        self._weights = [_kept(local(p), old) for p, old in zip(self.parameters, before, strict=True)]
-        self._states = {
-            index: {name: _kept(_here(value), self._states.get(index, {}).get(name)) for name, value in known.items()}
-            for index, parameter in enumerate(self.parameters)
-            if (known := optimizer.state.get(parameter))
-        }
+        values: dict[Any, Any] = {}
+        for index, parameter in enumerate(self.parameters):
+            values[index, None] = local(parameter).detach()
+            for name, value in optimizer.state.get(parameter, {}).items():
+                values[index, name] = local(value) if isinstance(value, torch.Tensor) else value
+        self._copies.take(values)
         self.step = step
+
+    def before_changes(self) -> None:
+        """Belongs between `take` and the next step of the optimizer: a GPU takes that once all is copied."""
+        self._copies.wait_on_gpu()
 
     @torch.no_grad()
     def restore(self, optimizer: Any) -> None:
         """Put all back; the optimizer forgets what it learned since."""
         assert self.step is not None, "nothing was taken"
-        for index, (parameter, weight) in enumerate(zip(self.parameters, self._weights, strict=True)):
-            local(parameter).copy_(weight)
-            kept = self._states.get(index)
-            if kept is None:
+        states: list[dict[str, Any]] = [{} for _ in self.parameters]
+        for (index, name), value in self._copies.read().items():
+            if name is None:
+                local(self.parameters[index]).copy_(value)
+            else:
+                states[index][name] = value
+        for parameter, kept in zip(self.parameters, states, strict=True):
+            if not kept:
                 optimizer.state.pop(parameter, None)
                 continue
             known = optimizer.state[parameter]
@@ -62,20 +65,6 @@ class Snapshot:
                     local(known[name]).copy_(value)
                 else:
                     known[name] = value
-
-
-def _here(value: Any) -> Any:
-    """Of a tensor that is divided among processes, what lies here."""
-    return local(value) if isinstance(value, torch.Tensor) else value
-
-
-def _kept(value: Any, old: Any) -> Any:
-    """A copy on the CPU, written over an older one where there is one of the same kind."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    if isinstance(old, torch.Tensor) and old.shape == value.shape and old.dtype == value.dtype:
-        return old.copy_(value)
-    return value.detach().to("cpu", copy=True)
 
 
 def num_snapshot_bytes(parameters: Sequence[nn.Parameter]) -> int:

@@ -105,7 +105,7 @@ class StabilityState:
 class Stability:
     """Judges each step, and mends the model where one was bad. All processes come to the same judgement.
 
-    Each step costs a norm of each group's gradients, and one wait for the device.
+    Each step costs a norm of each group's gradients, and one wait for the device, or none: see `later`.
 
     Args:
         settings: limits and factors.
@@ -200,6 +200,8 @@ class Stability:
             ConfigError: a fault that cannot be mended.
         """
         self.settle(optimizer)
+        if self.snapshot is not None:
+            self.snapshot.before_changes()
         bad_loss = torch.stack([flag for flag, _ in self._losses]).any()
         flags = [bad_loss, *(~_norm(group, bad_loss.device).isfinite() for group in self._gradients())]
         found, batches, text_is_bad = everywhere(torch.stack(flags)), self._losses, self._text_is_bad
