@@ -75,17 +75,18 @@ def test_another_shape_another_kind_a_new_name(device):
 def test_a_gpu_is_not_waited_for():
     """What it was given before goes on while copies are asked for, and what it is given behind them comes later."""
     value = torch.ones(64, 1 << 20, device="cuda")
-    copies = HostCopies()
-    copies.take({"value": value})
-    copies.read()
     factor = torch.randn(8192, 8192, device="cuda")
-    for _ in range(30):
-        factor @ factor
-    value += 1
-    before = torch.cuda.Event()
-    before.record()
-    copies.take({"value": value})
-    copies.wait_on_gpu()
-    value.zero_()
-    assert not before.query()
-    assert copies.read()["value"].eq(2).all()
+    copies = HostCopies()
+    for num_products in (1, 30):  # a kernel's first launch waits
+        value.fill_(1)
+        for _ in range(num_products):
+            factor @ factor
+        value += 1
+        before = torch.cuda.Event()
+        before.record()
+        copies.take({"value": value})
+        copies.wait_on_gpu()
+        value.zero_()
+        is_there = before.query()
+        assert copies.read()["value"].eq(2).all()
+    assert not is_there
