@@ -1,7 +1,7 @@
 """What several GPUs bring: LoRA by DDP on n of them against one, and full fine-tuning that no single one has room for.
 
     python benchmarks/processes.py --output-dir runs/processes                       # all GPUs; some four minutes
-    python benchmarks/processes.py --rows lora --output-dir runs/lora                # rows whose names begin so
+    python benchmarks/processes.py --rows lora --output-dir runs/lora                # by name, or all that begin so
     python benchmarks/processes.py --tiny --output-dir runs/try                      # two CPU processes, two minutes
 
 The model is a Qwen2.5-VL of 7 billion random weights (speed does not depend on them). Every row is a command of its
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from throughput_meter import Measured, Meter
-from throughput_setup import add_step_arguments, build, write_pictures
+from throughput_setup import add_step_arguments, build, named, write_pictures
 from torch import distributed
 from transformers.trainer_utils import SaveStrategy
 
@@ -149,7 +149,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work-dir", type=Path, help="where pictures lie; a temporary folder by default")
     parser.add_argument("--processes", type=int, help="a GPU each; all GPUs by default")
     parser.add_argument("--row", choices=tuple(ROWS), help="this one, in these processes")
-    parser.add_argument("--rows", default=",".join(BY_DEFAULT), help=f"beginnings of names, of {', '.join(ROWS)}")
+    parser.add_argument(
+        "--rows", default=",".join(BY_DEFAULT), help=f"names or beginnings of names, of {', '.join(ROWS)}"
+    )
     parser.add_argument("--row-seconds", type=float, default=240, help="that a row may take")
     add_step_arguments(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY.SUB=VALUE", help="other settings, for all rows")
@@ -168,11 +170,11 @@ def main() -> None:
             (args.work_dir / "row.json").write_text(json.dumps([asdict(one) for one in found]))
         return
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    begins, results = tuple(args.rows.split(",")), {}
+    rows, results = named(args.rows, ROWS), {}
     with tempfile.TemporaryDirectory(dir=args.work_dir) as folder:
         args.work_dir = Path(folder)
         write_pictures(args.work_dir / "pictures", args.images, (12, 40) if args.tiny else (300, 1280))
-        for row in (row for row in ROWS if row.startswith(begins)):
+        for row in rows:
             if not start(row, args):
                 print(f"{row:12s} failed, see above", flush=True)
                 continue

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from throughput_meter import Measured, Meter
-from throughput_setup import add_step_arguments, build, write_pictures
+from throughput_setup import add_step_arguments, build, named, write_pictures
 
 from boxtune.config.load import load_config
 from boxtune.config.recipes import stage_configs
@@ -107,7 +107,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--work-dir", type=Path, help="where model and pictures lie; a temporary folder by default")
     parser.add_argument("--row", choices=tuple(ROWS), help="this one, in this process")
-    parser.add_argument("--rows", help="beginnings of names, with commas; all by default")
+    parser.add_argument("--rows", default="", help="names or beginnings of names, with commas; all by default")
     add_step_arguments(parser)
     parser.add_argument("--memory", choices=("fast", "small"), default="fast", help="small: with checkpointing")
     parser.add_argument("overrides", nargs="*", metavar="KEY.SUB=VALUE", help="other settings, for all rows")
@@ -127,9 +127,8 @@ def main() -> None:
         prepare(args)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        begins = tuple(args.rows.split(",")) if args.rows else ("",)
         results = {}
-        for row in (row for row in ROWS if row.startswith(begins)):
+        for row in named(args.rows, ROWS):
             passed_on = [*args.overrides, *["--tiny"] * args.tiny]
             for name in ("steps", "warmup", "images", "workers", "memory", "budget"):
                 passed_on += [f"--{name}", str(getattr(args, name))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,32 @@ def add_step_arguments(parser: argparse.ArgumentParser, steps: int = 8) -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--workers", type=int, default=8, help="that read pictures, of each process")
     parser.add_argument("--budget", type=int, default=8192, help="tokens of a packed row")
+
+
+def fewest_and_most(text: str) -> tuple[int, int]:
+    """Two numbers of image tokens, as `256,1280`."""
+    try:
+        fewest, most = (int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"two whole numbers with a comma, not {text!r}") from None
+    if not 4 <= fewest <= most:
+        raise argparse.ArgumentTypeError(f"at least 4, and the fewest first, not {text!r}")
+    return fewest, most
+
+
+def named(wanted: str, names: Iterable[str]) -> list[str]:
+    """Of the names, in their order, those that are wanted: names, or beginnings of names, with commas.
+
+    Raises:
+        SystemExit: nothing is named so.
+    """
+    known, chosen = list(names), set()
+    for beginning in wanted.split(","):
+        found = [beginning] if beginning in known else [name for name in known if name.startswith(beginning)]
+        if not found:
+            raise SystemExit(f"--rows: nothing begins with {beginning!r}; there are {', '.join(known)}")
+        chosen.update(found)
+    return [name for name in known if name in chosen]
 
 
 def build(name: str, device: torch.device) -> LoadedModel:

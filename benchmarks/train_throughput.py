@@ -1,7 +1,7 @@
 """Tokens a second in training: what each way of boxtune's to be fast brings, beside TRL's SFTTrainer on the same files.
 
     python benchmarks/train_throughput.py --output-dir runs/throughput               # one GPU; about ten minutes
-    python benchmarks/train_throughput.py --rows trl,boxtune --output-dir runs/two   # rows whose names begin so
+    python benchmarks/train_throughput.py --rows trl,boxtune --output-dir runs/two   # by name, or all that begin so
     python benchmarks/train_throughput.py --tiny --output-dir runs/try               # seconds, on a CPU
     python benchmarks/train_throughput.py --model embedded --rows trl-plain,boxtune,cached \
         --images 32 --workers 1 --warmup 1 --steps 4 --repeats 3 --output-dir runs/cpu             # two CPU cores
@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from throughput_meter import Measured, Meter, matmul_peak
-from throughput_setup import add_step_arguments, build, restore, write_pictures
+from throughput_setup import add_step_arguments, build, fewest_and_most, named, restore, write_pictures
 
 from boxtune.collators.lengths import token_shares
 from boxtune.config.load import load_config
@@ -352,11 +352,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--model", default="7b", help="7b, tiny, or anything that boxtune train takes")
-    parser.add_argument("--rows", help="beginnings of names, with commas; all by default")
+    parser.add_argument("--rows", default="", help="names or beginnings of names, with commas; all by default")
     parser.add_argument("--train", choices=("lora", "full"), default="lora")
     add_step_arguments(parser, steps=12)
     parser.add_argument("--repeats", type=int, default=1, help="turns that the rows take")
-    parser.add_argument("--image-tokens", default="256,1280", help="of a picture: fewest and most")
+    parser.add_argument(
+        "--image-tokens", type=fewest_and_most, default="256,1280", help="of a picture: fewest and most"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and small pictures, a few steps")
     return parser.parse_args()
@@ -364,11 +366,12 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    fewest, most = (int(number) for number in args.image_tokens.split(","))
-    cells = fewest, most
+    cells = args.image_tokens
     if args.tiny:
         args.model, args.images, args.budget, args.workers = "tiny", 24, 256, 0
         args.steps, args.warmup, cells = min(args.steps, 3), min(args.warmup, 1), (12, 40)
+    by_name = {row.name: row for row in rows_of(args.train == "full")}
+    rows = [by_name[name] for name in named(args.rows, by_name)]
     args.output_dir.mkdir(parents=True, exist_ok=True)
     device = pick_device(args.device)
     with tempfile.TemporaryDirectory() as home:
@@ -378,13 +381,8 @@ def main() -> None:
         name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
         facts: Facts = {"device": name, "torch": torch.__version__, "model": args.model, "train": args.train,
                         "matmul_tflops": matmul_peak(device) / 1e12, "image_share": image_share(setting)}  # fmt: skip
-        print(
-            "{device}, torch {torch}, matmul {matmul_tflops:.2f} TFLOP/s, {image_share:.0%} image tokens".format(
-                **facts
-            )
-        )
-        wanted = args.rows.split(",") if args.rows else [""]
-        rows = [row for row in rows_of(setting.full) if any(row.name.startswith(beginning) for beginning in wanted)]
+        said = "{device}, torch {torch}, matmul {matmul_tflops:.2f} TFLOP/s, {image_share:.0%} image tokens"
+        print(said.format(**facts))
         measured: dict[str, list[Measured]] = {}
         for _ in range(args.repeats):
             for row in rows:

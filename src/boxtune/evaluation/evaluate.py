@@ -66,7 +66,7 @@ class Evaluation:
                 image.sample_id,
                 image.truth,
                 image.prediction.result.detections,
-                readable=None if self.metrics.parse_rate is None else image.prediction.result.status != "malformed",
+                readable=None if self.metrics.parse_rate is None else image.prediction.result.readable,
                 candidates=image.prediction.candidates,
             )
             for image in self.images

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 from boxtune.detections import Detections
 from boxtune.errors import DataError
@@ -19,8 +19,7 @@ from boxtune.evaluation.intervals import NUM_RESAMPLES, Interval, Intervals, boo
 from boxtune.evaluation.judged import JudgedImage
 from boxtune.evaluation.predictions import Truth, category_labels, coco_ground_truth, coco_results, image_ids
 from boxtune.evaluation.ranking import rank_images
-
-Status = Literal["ok", "repaired", "malformed"]
+from boxtune.grounding.codec import Status, is_readable
 
 CONSTANT_SCORES = "constant 1.0"
 
@@ -209,7 +208,7 @@ class _Seen:
 
     @property
     def readable(self) -> bool | None:
-        return None if self.status is None else self.status != "malformed"
+        return None if self.status is None else is_readable(self.status)
 
 
 class MetricsAccumulator:

@@ -17,10 +17,15 @@ from boxtune.grounding.spaces import CoordinateSpace, InputPixels, Relative1000,
 from boxtune.grounding.special_tokens import END_TOKENS
 from boxtune.grounding.token_form import TokenForm
 
-__all__ = ["BoxSpan", "Codec", "DecodeResult", "TextForm"]
+__all__ = ["BoxSpan", "Codec", "DecodeResult", "Status", "TextForm", "is_readable"]
 
 _T = TypeVar("_T")
 Status = Literal["ok", "repaired", "malformed"]
+
+
+def is_readable(status: Status) -> bool:
+    """Whether an answer of this status could be read, as it was or after mending."""
+    return status != "malformed"
 
 
 class TextForm(Protocol):
@@ -76,6 +81,11 @@ class DecodeResult:
     detections: Detections
     reason: str = ""
     spans: tuple[BoxSpan, ...] = ()
+
+    @property
+    def readable(self) -> bool:
+        """As it was, or after mending."""
+        return is_readable(self.status)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _drawn(
         draw_detections(image, boxes).save(output_dir / names[place], quality=92)
         rows = _result_rows(paths[place], boxes, getattr(detector, "decoder", "text"))
         image_hw = (image.height, image.width)
-        drawn.append(_Drawn(place, image_hw, boxes, rows, prediction.result.status == "malformed"))
+        drawn.append(_Drawn(place, image_hw, boxes, rows, not prediction.result.readable))
     return drawn, bad
 
 
