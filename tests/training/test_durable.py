@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import sys
 import torch
-from boxtune.training.durable import reader_init
+from boxtune.training.readers import reader_init
 
 loader = torch.utils.data.DataLoader(list(range(100)), num_workers=1, worker_init_fn=reader_init(None))
 sys.stderr.kept = iter(loader)  # as an error's traceback keeps it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import multiprocessing
 import os
 import signal
@@ -11,9 +12,11 @@ import time
 import pytest
 import torch
 
+from boxtune.collators.shuffling import ShuffledSampler
 from boxtune.errors import DataError
-from boxtune.training import durable
+from boxtune.training import readers as readers_module
 from boxtune.training.clock import RunClock
+from boxtune.training.readers import RunLoader, stop_readers
 from training.runs import short_run, weights, write_coco
 
 STYLE = (
@@ -32,13 +35,13 @@ def readers() -> set[int | None]:
 @pytest.mark.parametrize("augment", ["none", "light"])
 def test_readers_live_as_long_as_the_run(augment, tmp_path, monkeypatch):
     """And the run is the one that reads its images itself, in every epoch."""
-    init = durable.leave_signals
+    init = readers_module.leave_signals
 
     def note(then, worker):
         (tmp_path / f"reader-{os.getpid()}").touch()
         init(then, worker)
 
-    monkeypatch.setattr(durable, "leave_signals", note)
+    monkeypatch.setattr(readers_module, "leave_signals", note)
     coco = write_coco(tmp_path / "coco")
     style = (*STYLE, f"data.augment={augment}")
     alone, _ = short_run(coco, tmp_path / "alone", *style)
@@ -100,3 +103,48 @@ def test_readers_are_not_asked_to_live_on_where_there_are_none(tmp_path):
     coco = write_coco(tmp_path / "coco")
     result, _ = short_run(coco, tmp_path / "o", "trainer.dataloader_persistent_workers=true")
     assert result.num_steps == 4
+
+
+class Told:
+    """Samples that say in which epoch they were read, and when."""
+
+    def __init__(self) -> None:
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> tuple[int, int, float]:
+        return int(self.epoch), index, time.monotonic()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_readers_begin_an_epoch_before_it_is_asked_for(num_workers, goes_on):
+    loader = RunLoader(
+        Told(),
+        ShuffledSampler(6, 2, seed=0),
+        device=None,
+        goes_on=lambda: goes_on,
+        collate_fn=list,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
+    orders, early = [], []
+    for epoch in range(3):
+        loader.dataset.set_epoch(epoch)  # as a run does it
+        loader.set_epoch(epoch)
+        asked = time.monotonic()
+        batches = list(itertools.islice(loader, 3))  # a run does not ask for more than there is
+        rows = [row for batch in batches for row in batch]
+        assert {row[0] for row in rows} == {epoch}
+        orders.append([row[1] for row in rows])
+        early.append(rows[0][2] < asked)
+        time.sleep(0.3)  # the last step
+    stop_readers(loader)
+    assert [sorted(order) for order in orders] == [[0, 1, 2, 3, 4, 5]] * 3
+    assert orders[0] != orders[1] != orders[2]
+    assert early == [False, *[goes_on and num_workers > 0] * 2]

@@ -36,7 +36,7 @@ def coco(tmp_path_factory) -> Path:
 
 
 def prepared(tiny, *overrides: str) -> tuple[Any, Any]:
-    model, _ = tiny("qwen2_vl")
+    model = copy.deepcopy(tiny("qwen2_vl")[0])
     config = fit_speed(load_config(None, ["model.dtype=float32", *overrides]), CPU)
     training = {"vision": "frozen", "merger": "frozen", "language": "lora"}
     return prepare_for_training(model, family("qwen2_vl"), training, LowRank()), config

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
-import signal
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,49 +89,3 @@ class DurableTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             (Path(output_dir or self.args.output_dir or "") / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-
-def reader_init(then: Callable[[int], None] | None) -> Callable[[int], None]:
-    """What a process that reads images begins with, and `then`; see `leave_signals`, and `end_readers` for its end."""
-    atexit.unregister(end_readers)
-    atexit.register(end_readers)
-    return partial(leave_signals, then)
-
-
-def stop_readers(loader: Any) -> None:
-    """When a run is over: an error's traceback keeps its loader, which would wait ten seconds for each of its processes
-    when it is collected. What reads the rest of an epoch that a run was resumed in has a loader of its own, and ends
-    with the epoch.
-    """
-    iterator = getattr(loader, "_iterator", None)  # where torch's loaders keep processes that outlive an epoch
-    if iterator is not None:
-        iterator._shutdown_workers()
-        loader._iterator = None
-
-
-def end_readers() -> None:
-    """When the program ends: processes that read images and are still there, say since an error's traceback keeps their
-    loader, would be asked by SIGTERM, which they leave alone, and waited for without end (`multiprocessing.util`).
-    """
-    readers = [child for child in multiprocessing.active_children() if child.daemon]
-    if readers and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes the end of one for a fault
-    for reader in readers:
-        reader.kill()
-
-
-def leave_signals(then: Callable[[int], None] | None, worker: int) -> None:
-    """In a process that reads images: what ends the run comes to it too, and it would die before the run has saved.
-
-    torch has set a handler for SIGTERM by now, which ends the process (`torch.utils.data._utils.worker._worker_loop`).
-    It ends all the same once the run is over, since it looks whether it is still needed; see `end_readers` for one that
-    nobody has told so.
-
-    Args:
-        then: what else is to be done.
-        worker: its number.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if then is not None:
-        then(worker)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 from transformers.trainer_utils import seed_worker
@@ -34,11 +33,12 @@ from boxtune.training.callbacks.parts import PartsCallback, release_memory
 from boxtune.training.callbacks.unlogged import UnloggedCallback
 from boxtune.training.clock import RunClock
 from boxtune.training.divided import DividedTrainer
-from boxtune.training.durable import DurableTrainer, reader_init, stop_readers
+from boxtune.training.durable import DurableTrainer
 from boxtune.training.failures import is_out_of_memory
 from boxtune.training.features import RunFeatures
 from boxtune.training.objective import Objective, TermMeans
 from boxtune.training.rates import Rates
+from boxtune.training.readers import RunLoader, reader_init, stop_readers
 from boxtune.training.speed import Speed, slow_down
 from boxtune.training.stability import Stability
 from boxtune.training.watch import Watch
@@ -118,10 +118,11 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
             num_processes=args.world_size,
         )
         seeded = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index)
-        return DataLoaderShard(  # what `Accelerator.prepare` makes; the sampler knows its process itself
+        return RunLoader(
             samples,
+            batches,
             device=self.accelerator.device if self.accelerator.device_placement else None,
-            batch_sampler=batches,
+            goes_on=lambda: self.state.global_step + 1 < self.state.max_steps,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
@@ -131,7 +132,6 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
             generator=torch.Generator().manual_seed(args.seed),
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=reader_init(seeded),
-            _non_blocking=True,
         )
 
     def get_batch_samples(
