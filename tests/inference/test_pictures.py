@@ -72,6 +72,22 @@ def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path):
             find_images(asked)
 
 
+def test_names_and_links_that_lead_nowhere_are_left_out_by_name(tmp_path):
+    good = photo(tmp_path / "in" / "a.png")
+    nameless = photo(tmp_path / "in" / os.fsdecode(b"caf\xe9.png"))
+    (tmp_path / "in" / "30.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in" / "folder.png").mkdir()
+    paths, bad = readable_images(tmp_path / "in", "skip")
+    assert paths == [good]
+    assert [Path(picture.source) for picture in bad] == [tmp_path / "in" / "30.png", nameless]
+    write_left_out(tmp_path, bad)
+    said = [json.loads(line)["reason"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert "does not exist" in said[0]
+    assert "is not UTF-8: rename" in said[1]
+    with pytest.raises(DataError, match=r"2 of 3 pictures cannot be read.*--on-error skip"):
+        readable_images(tmp_path / "in", "refuse")
+
+
 def test_what_headers_tell_and_what_not(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     paths = [

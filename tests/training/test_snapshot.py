@@ -69,6 +69,57 @@ def test_copies_do_not_follow_what_is_copied():
     assert not optimizer.state
 
 
+def test_a_copy_that_failed_is_none(monkeypatch):
+    """Half of it would be of one step and half of another."""
+    parameters, optimizer = made("plain")
+    snapshot = Snapshot(parameters)
+    snapshot.take(optimizer, 0)
+
+    def fail(values):
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot._copies, "take", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            snapshot.take(optimizer, 50)
+    assert snapshot.step is None
+    snapshot.take(optimizer, 51)
+    assert snapshot.step == 51
+
+
+def test_nothing_that_is_copied_is_shared():
+    """Not a list that an optimizer keeps, and not a tensor that it has lost since."""
+    parameters, optimizer = made("momentum")
+    a_step(parameters, optimizer, 0)
+    optimizer.state[parameters[0]]["seen"] = seen = [1]
+    snapshot = Snapshot(parameters)
+    snapshot.take(optimizer, 1)
+    seen.append(2)
+    del optimizer.state[parameters[0]]["momentum_buffer"]
+    expected = [p.detach().clone() for p in parameters]
+    for _ in range(2):
+        snapshot.restore(optimizer)
+        assert optimizer.state[parameters[0]]["seen"] == [1]
+        optimizer.state[parameters[0]]["seen"].append(3)
+        assert all(torch.equal(*pair) for pair in zip(parameters, expected, strict=True))
+        a_step(parameters, optimizer, 1)
+        expected_next = [p.detach().clone() for p in parameters]
+        snapshot.restore(optimizer)
+        a_step(parameters, optimizer, 1)
+        assert all(torch.equal(*pair) for pair in zip(parameters, expected_next, strict=True))
+
+
+def test_one_is_gone_when_the_run_is_over():
+    parameters, optimizer = made("adamw")
+    snapshot = Snapshot(parameters)
+    snapshot.take(optimizer, 0)
+    snapshot.release()
+    assert snapshot.step is None
+    snapshot.take(optimizer, 4)  # another run
+    snapshot.restore(optimizer)
+    assert snapshot.step == 4
+
+
 def test_bytes_of_one():
     parameters, optimizer = made("adamw")
     a_step(parameters, optimizer, 0)

@@ -39,15 +39,24 @@ def find_images(path: Path) -> list[Path]:
     Raises:
         DataError: nothing there, or a name that is not UTF-8.
     """
+    found = _files(path)
+    for file in found:
+        check_name(file)
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    """As `find_images`, whatever their names, and with links that lead nowhere, which are refused by name later."""
     if path.is_file():
-        return _named_in_utf8([path])
+        return [path]
     if not path.is_dir():
         raise DataError(f"No picture or folder at {path}: check --image.")
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    named = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(file for file in named if file.is_file() or (file.is_symlink() and not file.exists()))
     if not found:
         also = f" {note}" if (note := passed_by(path)) else ""
         raise DataError(f"No picture in {path}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}.{also}")
-    return _named_in_utf8(found)
+    return found
 
 
 def passed_by(path: Path) -> str | None:
@@ -59,19 +68,22 @@ def passed_by(path: Path) -> str | None:
     return f"Not looked at in {path}: {counted}. Save them as JPEG or PNG to have them looked at."
 
 
-def _named_in_utf8(paths: list[Path]) -> list[Path]:
-    for path in paths:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:  # before any work: predictions.json could not name it
-            raise DataError(f"The name of {str(path)!a} is not UTF-8: rename the picture or its folder.") from None
-    return paths
+def check_name(path: Path | str) -> None:
+    """Refuse what the files of results could not name.
+
+    Raises:
+        DataError: the name is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"The name of {str(path)!a} is not UTF-8: rename the picture or its folder.") from None
 
 
 def readable_images(
     image: Path, on_error: OnError, console: Console | None = None
 ) -> tuple[list[Path], list[SkippedRecord]]:
-    """The pictures of a file or folder whose headers are right, and the others.
+    """The pictures of a file or folder whose names and headers are right, and the others.
 
     Processes that share a command share the look; they must all call, and be able to talk (`boxtune.processes.joined`).
 
@@ -83,7 +95,7 @@ def readable_images(
     Raises:
         DataError: no pictures; a bad one, with `refuse`; no good one.
     """
-    paths = find_images(image)
+    paths = _files(image)
     bad = look_at_headers(paths, console, shared=True)
     if on_error == "refuse" or len(bad) == len(paths):
         refuse(bad, len(paths))
@@ -108,6 +120,7 @@ def look_at_headers(
 
     def look_at(place: int) -> tuple[int, SkippedRecord] | None:
         try:
+            check_name(paths[place])
             check_header(Path(paths[place]))
         except DataError as error:
             return place, left_out(paths[place], error)

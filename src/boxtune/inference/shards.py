@@ -31,6 +31,7 @@ from boxtune.inference.coco_dataset import FoundPicture
 from boxtune.inference.detector import load_detector
 from boxtune.inference.pictures import (
     HOW_TO_GO_ON,
+    check_name,
     find_images,
     left_out,
     look_at_headers,
@@ -200,10 +201,7 @@ def _list_pictures(place: Path) -> list[str]:
     if not found:
         find_images(place)  # says what was looked for
     for path in found:
-        try:
-            path.encode()
-        except UnicodeEncodeError:  # the list could not name it
-            raise DataError(f"The name of {path!a} is not UTF-8: rename the picture or its folder.") from None
+        check_name(path)
     return found
 
 

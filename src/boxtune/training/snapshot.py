@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ class Snapshot:
             values[index, None] = local(parameter).detach()
             for name, value in optimizer.state.get(parameter, {}).items():
                 values[index, name] = local(value) if isinstance(value, torch.Tensor) else value
+        self.step = None  # for as long as some are of one step and some of another
         self._copies.take(values)
         self.step = step
 
@@ -61,10 +63,18 @@ class Snapshot:
                 continue
             known = optimizer.state[parameter]
             for name, value in kept.items():
-                if isinstance(value, torch.Tensor) and isinstance(known.get(name), torch.Tensor):
+                if not isinstance(value, torch.Tensor):
+                    known[name] = copy.deepcopy(value)
+                elif isinstance(known.get(name), torch.Tensor):
                     local(known[name]).copy_(value)
                 else:
-                    known[name] = value
+                    known[name] = value.to(local(parameter).device, copy=True)
+
+    def release(self) -> None:
+        """When a run is over: there is nothing to return to until the next `take`."""
+        self.step = None
+        self._copies.release()
+        self._copies = HostCopies()
 
 
 def num_snapshot_bytes(parameters: Sequence[nn.Parameter]) -> int:

@@ -100,6 +100,8 @@ class DetectionTrainer(DurableTrainer, DividedTrainer):
             if self.kept_features is not None:
                 self.kept_features.close()
             self.rates.phases.release()
+            if self.stability is not None:
+                self.stability.release()
             if self.speed is not None:
                 slow_down(self.model)
         if self.kept_features is not None:
