@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from throughput_setup import build, write_pictures
+from throughput_setup import build, named, write_pictures
 
 from boxtune.data.dataset import load_dataset
 from boxtune.inference.detector import Detector, own_detector
@@ -41,6 +41,7 @@ from boxtune.models.devices import autocast_for, pick_device
 from boxtune.models.load import LoadedModel
 
 HEAD = "detection head"
+ROWS = ("generate", "static", "detect", "head")
 
 
 def by_generate(
@@ -142,13 +143,13 @@ def measure(args: argparse.Namespace, loaded: LoadedModel, images: Sequence[Imag
         rate = number / statistics.median(times)
         peer = rows.get(("generate", batch))
         is_text = peer and not name.startswith(HEAD)
-        agreed = common_share(texts[name, batch], texts["generate", batch]) if is_text else float("nan")
+        agreed = common_share(texts[name, batch], texts["generate", batch]) if is_text else None
         rows[name, batch] = {"images_per_second": rate, "seconds": times, "first_seconds": first, "agreement": agreed}
-        ratio = rate / (peer or rows[name, batch])["images_per_second"]
+        ratio = rate / peer["images_per_second"] if peer else None
+        against = f", {ratio:5.2f} × generate" if peer else ""
+        alike = "" if agreed is None else f", {agreed:4.0%} agrees"
         print(
-            f"{name:32s} batches of {batch:2d} {rate:7.2f} img/s, {ratio:5.2f} × generate, {agreed:4.0%} agrees, "
-            f"first round {first:.1f} s",
-            flush=True,
+            f"{name:32s} batches of {batch:2d} {rate:7.2f} img/s{against}{alike}, first round {first:.1f} s", flush=True
         )
         record = {f"{name}, {batch}": figures for (name, batch), figures in rows.items()}
         (args.output_dir / "detect.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -156,16 +157,15 @@ def measure(args: argparse.Namespace, loaded: LoadedModel, images: Sequence[Imag
     plain = Detector(loaded, labels=labels)
     for batch in args.batches:
         some = list(images)[: max(2, args.images_alone)] if batch == 1 else list(images)
-        wanted = args.rows.split(",")
         for name, static in (("generate", False), ("generate, static cache", True)):
-            if name in wanted or (static and "static" in wanted):
+            if ("static" if static else name) in args.rows:
                 row(name, batch, lambda some=some, batch=batch, static=static: by_generate(
                     loaded, plain, some, batch, args.tokens, static), len(some))  # fmt: skip
                 torch._dynamo.reset()
     for batch in args.batches:
         some = list(images)[: max(2, args.images_alone)] if batch == 1 else list(images)
         for name, compiled in (("detect", False), ("detect, blocks compiled", True)):
-            if "detect" not in wanted or (compiled and device.type != "cuda"):
+            if "detect" not in args.rows or (compiled and device.type != "cuda"):
                 continue
             detector = own_detector(
                 loaded, labels=labels, batch_size=batch, max_new_tokens=args.tokens, compile_after=None
@@ -178,7 +178,7 @@ def measure(args: argparse.Namespace, loaded: LoadedModel, images: Sequence[Imag
             del detector
             gc.collect()
             torch._dynamo.reset()
-    if "head" in wanted:
+    if "head" in args.rows:
         num_layers = loaded.model.config.get_text_config().num_hidden_layers
         for name, layers in depths(args.head_layers, num_layers).items():
             with_head = replace(loaded, head=random_head(loaded, layers))
@@ -195,7 +195,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--model", default="7b", help="7b, tiny, or anything that boxtune loads")
     parser.add_argument("--data", help="pictures of a data set instead of random ones")
-    parser.add_argument("--rows", default="generate,static,detect,head", help="which of these")
+    parser.add_argument("--rows", default=",".join(ROWS), help="which of these")
     parser.add_argument("--head-layers", default="all,half,0", help="of the language model that heads read behind")
     parser.add_argument("--batches", default="32,1", help="answers at a time, with commas")
     parser.add_argument("--images", type=int, default=96)
@@ -212,6 +212,7 @@ def main() -> None:
     cells = (676, 676)
     if args.tiny:
         args.model, args.images, args.images_alone, args.tokens, args.repeats, cells = "tiny", 6, 2, 8, 1, (16, 16)
+    args.rows = named(args.rows, ROWS)
     args.batches = [int(number) for number in args.batches.split(",")]
     args.output_dir.mkdir(parents=True, exist_ok=True)
     device = pick_device(args.device)

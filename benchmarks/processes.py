@@ -13,6 +13,7 @@ times that of the same run in one process, a row of the same call.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -170,13 +171,17 @@ def main() -> None:
             (args.work_dir / "row.json").write_text(json.dumps([asdict(one) for one in found]))
         return
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    rows, results = named(args.rows, ROWS), {}
+    rows, results, failed = named(args.rows, ROWS), {}, []
+    if importlib.util.find_spec("deepspeed") is None and (left_out := [row for row in rows if "zero" in row]):
+        print(f"{', '.join(left_out)}: left out, DeepSpeed is not installed (pip install deepspeed)", flush=True)
+        rows = [row for row in rows if row not in left_out]
     with tempfile.TemporaryDirectory(dir=args.work_dir) as folder:
         args.work_dir = Path(folder)
         write_pictures(args.work_dir / "pictures", args.images, (12, 40) if args.tiny else (300, 1280))
         for row in rows:
             if not start(row, args):
                 print(f"{row:12s} failed, see above", flush=True)
+                failed.append(row)
                 continue
             measured = [Measured(**one) for one in json.loads((args.work_dir / "row.json").read_text())]
             results[row] = figures(measured, args.steps)
@@ -185,6 +190,8 @@ def main() -> None:
                 results[row]["efficiency"] = rate / alone["tokens_per_second"] / results[row]["num_processes"]
             print(line(row, results[row], results[row].get("efficiency")), flush=True)
             (args.output_dir / "processes.json").write_text(json.dumps(results, indent=2) + "\n")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

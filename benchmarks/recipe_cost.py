@@ -127,7 +127,7 @@ def main() -> None:
         prepare(args)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        results = {}
+        results, failed = {}, []
         for row in named(args.rows, ROWS):
             passed_on = [*args.overrides, *["--tiny"] * args.tiny]
             for name in ("steps", "warmup", "images", "workers", "memory", "budget"):
@@ -136,11 +136,14 @@ def main() -> None:
             command += ["--output-dir", str(args.output_dir)]
             if subprocess.run([*command, *passed_on], check=False).returncode:
                 print(f"{row:36s} failed, see above", flush=True)
+                failed.append(row)
                 continue
             found = Measured(**json.loads((args.work_dir / "row.json").read_text()))
             results[row] = asdict(found)
             print(line(row, found, args.steps), flush=True)
             (args.output_dir / "recipe_cost.json").write_text(json.dumps(results, indent=2) + "\n")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
