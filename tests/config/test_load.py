@@ -119,8 +119,9 @@ def test_a_name_of_the_trainer_is_left_to_the_checks():
     ("override", "parts"),
     [
         ("trainer.seed=many", ["trainer.seed = 'many' (command line)", "must be a whole number"]),
-        ("trainer.minutes=0", ["trainer.minutes = 0 (command line)", "must be above 0."]),
-        ("trainer.minutes=-1", ["trainer.minutes = -1 (command line)", "must be above 0."]),
+        ("trainer.stability.snapshot_steps=0", ["must be 1 or more or 'auto' or null."]),
+        ("trainer.minutes=0", ["trainer.minutes = 0 (command line)", "must be above 0 or null."]),
+        ("trainer.minutes=-1", ["trainer.minutes = -1 (command line)", "must be above 0 or null."]),
         ("trainer.minutes=inf", ["trainer.minutes = 'inf' (command line)", "must be a finite number"]),
         ("trainer.minutes=nan", ["trainer.minutes = 'nan' (command line)", "must be a finite number"]),
         ("trainer.learning_rate=.inf", ["trainer.learning_rate = inf", "must be a finite number or 'auto'"]),

@@ -67,6 +67,28 @@ def test_boxes_and_drawings(tmp_path):
         assert kept.getpixel((0, 0)) == (255, 255, 255)  # the user's own file is as it was
 
 
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("num_done", [0, 2])
+def test_what_was_found_before_an_interruption_is_kept(ending, num_done, tmp_path):
+    class Interrupted(RedFinder):
+        def predict(self, images):
+            for number, found in enumerate(super().predict(images)):
+                if number == num_done:
+                    raise ending
+                yield found
+
+    paths = [photo(tmp_path / f"{number}.png") for number in range(4)]
+    said = io.StringIO()
+    with pytest.raises(ending):
+        predict_images(Interrupted(), paths, tmp_path / "o", console=Console(file=said, width=500))
+    if not num_done:
+        assert not list((tmp_path / "o").iterdir())
+        return
+    rows = json.loads((tmp_path / "o" / "predictions.json").read_text())
+    assert {row["image_id"] for row in rows} == {str(path) for path in paths[:2]}
+    assert "what was found in 2 of 4 pictures" in said.getvalue()
+
+
 def test_phone_photo_lying_on_its_side(tmp_path):
     """Orientation 6: turned clockwise to be upright; (x, y) goes to (60 − y, x)."""
     path = photo(tmp_path / "phone.tiff", turned=True)

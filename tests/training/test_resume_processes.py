@@ -39,9 +39,9 @@ def test_the_same_step_otherwise_shared(before, now):
 @pytest.mark.parametrize(
     ("before", "now", "remedy"),
     [
-        ((2, 1, 1), (1, 1, 1), "accumulation_steps=2 and trainer.per_device_train_batch_size=1"),
+        ((2, 1, 1), (1, 1, 1), "accumulation_steps=2, so"),
         ((1, 4, 1), (2, 4, 1), "accumulation_steps=1 and trainer.per_device_train_batch_size=2"),
-        ((1, 4, 2), (2, 4, 2), "accumulation_steps=1 and trainer.per_device_train_batch_size=4"),
+        ((1, 4, 2), (2, 4, 2), "accumulation_steps=1, so"),
         ((1, 3, 1), (2, 3, 1), "a number of processes that divides 3"),
     ],
 )

@@ -167,6 +167,8 @@ def test_a_finished_run_is_not_trained_further_unless_it_is_made_longer(coco, tm
     before = weights(folder)
     with pytest.raises(ConfigError, match=r"is finished: raise trainer\.minutes or trainer\.max_steps"):
         short_run(coco, folder, resume=True)
+    with pytest.raises(ConfigError, match=r"is finished: raise"):
+        short_run(coco, folder, "trainer.max_steps=3", resume=True)
     assert all(torch.equal(value, weights(folder)[name]) for name, value in before.items())
     longer, _ = short_run(coco, folder, "trainer.max_steps=5", resume=True)
     assert longer.num_steps == done.num_steps + 1

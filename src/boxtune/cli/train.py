@@ -69,10 +69,14 @@ def command(
     asking = "" if settings.decoder == "text" else f" --decoder {settings.decoder}"
     say(
         console,
-        f"{result.num_steps} steps in {result.seconds / 60:.1f} min. The model is in {result.output_dir}; try it: "
+        f"{result.num_steps} steps in {_in_words(result.seconds)}. The model is in {result.output_dir}; try it: "
         f"boxtune predict --model {result.output_dir} --image PHOTO{asking} --output-dir found",
     )
     return 0
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def _config_of_run(output_dir: Path | None) -> Path:

@@ -67,7 +67,18 @@ def check_config(config: Config) -> None:
     if isinstance(smallest, int) and isinstance(largest, int) and smallest > largest:
         raise ConfigError(f"model.min_pixels={smallest} is more than model.max_pixels={largest}: swap them.")
     if config.collator.batching == "packed" and model.attention == "eager":
-        raise ConfigError("collator.batching=packed needs model.attention=sdpa or flash_attention_2.")
+        raise ConfigError("collator.batching=packed does not go with model.attention=eager: leave one of them out.")
+    if config.collator.batching == "padded" and isinstance(config.collator.token_budget, int):
+        raise ConfigError(
+            f"collator.token_budget={config.collator.token_budget} is what a packed row holds, and "
+            "collator.batching=padded packs none: leave one of them out."
+        )
+    against = {"small": False, "fast": True}.get(model.memory)
+    if against is not None and trainer.gradient_checkpointing is against:
+        raise ConfigError(
+            f"model.memory={model.memory} and trainer.gradient_checkpointing={str(against).lower()} ask for opposite "
+            "things: leave one of them out."
+        )
     check_watching(config)
     check_engine(config)
     check_head(config)

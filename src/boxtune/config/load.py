@@ -6,7 +6,7 @@ import difflib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -178,10 +178,19 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
         parts.setdefault(key, []).append(problem)
         values[key] = problem["input"]
     lines = [
-        f"{key} = {values[key]!r} ({origins.get(key, 'given')}): {in_words(problems)}"
+        f"{key} = {values[key]!r} ({origins.get(key, 'given')}): {in_words(problems)}{' or null' * _takes_null(key)}"
         for key, problems in parts.items()
     ]
     return "; ".join(lines) + ". `boxtune inspect config` lists every key with its meaning."
+
+
+def _takes_null(key: str) -> bool:
+    """Whether the key of a setting may be nothing, which pydantic does not say of a wrong value."""
+    kind: Any = Config
+    for part in key.split("."):
+        field = getattr(kind, "model_fields", {}).get(part)
+        kind = None if field is None else field.annotation
+    return type(None) in get_args(kind)
 
 
 def _known_prefix(parts: list[str]) -> str:

@@ -73,6 +73,7 @@ def predict_images(
     Raises:
         DataError: a picture cannot be read, or is too thin, with `refuse`; no picture is left.
         SaveError: the folder cannot be written.
+        KeyboardInterrupt, SystemExit: one came in the middle; what was found by then is written.
     """
     own: Sequence[int] = range(len(paths))
     if shared:
@@ -80,10 +81,19 @@ def predict_images(
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
 
-        def work() -> tuple[list[_Drawn], list[SkippedRecord]]:
-            return _drawn(detector, paths, own, output_dir, min_score, console, on_error)
+        seen: tuple[list[_Drawn], list[SkippedRecord]] = ([], [])
 
-        parts = processes.of_all(work) if shared else [work()]
+        def work() -> tuple[list[_Drawn], list[SkippedRecord]]:
+            _draw(detector, paths, own, output_dir, min_score, console, on_error, *seen)
+            return seen
+
+        stop: BaseException | None = None
+        try:
+            parts = processes.of_all(work) if shared else [work()]
+        except (KeyboardInterrupt, SystemExit) as error:
+            if processes.count() > 1 or not seen[0]:
+                raise
+            parts, stop = [seen], error  # what was found is worth keeping
         drawn = sorted((one for part, _ in parts for one in part), key=lambda one: one.place)
         bad = [*bad, *(picture for _, part in parts for picture in part)]
         rows = [row for one in drawn for row in one.rows]
@@ -99,6 +109,10 @@ def predict_images(
         raise SaveError(f"{output_dir} cannot be written: {error.strerror or error}.") from None
     if not drawn:
         refuse(bad, len(bad))
+    if stop is not None:
+        if console is not None:
+            say(console, f"Stopped: {output_dir} holds what was found in {len(drawn)} of {len(paths)} pictures.")
+        raise stop
     num_unread = sum(one.is_unread for one in drawn)
     if num_unread and console is not None:
         say(console, f"{num_unread} of {len(drawn)} answers could not be read and gave no box.")
@@ -118,7 +132,7 @@ class _Drawn:
     is_unread: bool
 
 
-def _drawn(
+def _draw(
     detector: AnyDetector,
     paths: Sequence[Path],
     own: Sequence[int],
@@ -126,10 +140,11 @@ def _drawn(
     min_score: float,
     console: Console | None,
     on_error: OnError,
-) -> tuple[list[_Drawn], list[SkippedRecord]]:
-    """Look at some of the pictures, and draw what is found; what was drawn, and what was left out."""
+    drawn: list[_Drawn],
+    bad: list[SkippedRecord],
+) -> None:
+    """Look at some of the pictures, and draw what is found; what was drawn and what was left out goes to the lists."""
     pending: deque[tuple[int, Image.Image]] = deque()
-    bad: list[SkippedRecord] = []
 
     def images() -> Iterator[Image.Image]:
         for place in own:
@@ -147,7 +162,6 @@ def _drawn(
     quiet = console is None or not console.is_terminal
     found = track(detector.predict(images()), "predict", total=len(own), console=console, disable=quiet)
     names = drawn_names(paths)
-    drawn = []
     for prediction in found:
         place, image = pending.popleft()
         boxes = prediction.result.detections
@@ -157,7 +171,6 @@ def _drawn(
         rows = _result_rows(paths[place], boxes, getattr(detector, "decoder", "text"))
         image_hw = (image.height, image.width)
         drawn.append(_Drawn(place, image_hw, boxes, rows, not prediction.result.readable))
-    return drawn, bad
 
 
 def drawn_names(paths: Sequence[Path]) -> list[str]:

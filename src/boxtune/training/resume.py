@@ -120,7 +120,7 @@ def check_unchanged(checkpoint: Path, config: Config, record: dict[str, Any]) ->
             "data back, or start a new run in another --output-dir."
         )
     finished = (checkpoint.parent / CONTRACT_FILE).is_file()  # written at the end of a run, beside its weights
-    if finished and all(before.get(key) == now.get(key) for key in _LENGTH_KEYS):
+    if finished and not any(_is_longer(before.get(key), now.get(key)) for key in _LENGTH_KEYS):
         run = checkpoint.parent
         further = f"train its result in a new folder with --model {run}"
         if (run / "adapter_config.json").is_file():
@@ -157,7 +157,8 @@ def check_processes(
         return
     each, rest = divmod(sizes[0], counts[1])
     if not rest and each % before[batch] == 0:
-        remedy = f"set {accumulation}={each // before[batch]} and {batch}={before[batch]}"
+        wanted = {accumulation: each // before[batch], batch: before[batch]}
+        remedy = "set " + " and ".join(f"{key}={value}" for key, value in wanted.items() if now[key] != value)
     elif not rest and not packed:
         remedy = f"set {accumulation}=1 and {batch}={each}"
     else:
@@ -167,6 +168,11 @@ def check_processes(
         f"A step of the run in {run} is {_step(counts[0], before)}, and would now be {_step(counts[1], now)}: "
         f"{remedy}, so that the losses stay those of one run."
     )
+
+
+def _is_longer(before: float | None, now: float | None) -> bool:
+    """Whether a length may leave something to do: one that is given or taken away ends a run by another clock."""
+    return now != before and (before is None or now is None or now > before)
 
 
 def _step(count: int, settings: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -169,12 +170,20 @@ def train(
     try:
         metrics = evaluate_at_end(config, trainer, loaded, contract, data.val, result.losses, console)
     except (KeyboardInterrupt, SystemExit):
-        say(
-            console,
-            f"The model is in {output_dir}; its evaluation was broken off: boxtune evaluate --model {output_dir}",
-        )
+        say(console, f"The model is in {output_dir}; its evaluation was broken off: {_evaluation_of(config)}")
         raise
     return dataclasses.replace(result, metrics=metrics)
+
+
+def _evaluation_of(config: Config) -> str:
+    """The command that evaluates the finished model of a run as the run does at its end."""
+    asked = {"--model": config.output_dir, "--data": str(config.data.path), "--split": config.data.val_split}
+    if config.data.format != "auto":
+        asked["--format"] = config.data.format
+    if config.decoder != "text":
+        asked["--decoder"] = config.decoder
+    asked["--output-dir"] = f"{config.output_dir.rstrip('/')}-evaluated"
+    return shlex.join(["boxtune", "evaluate", *(word for pair in asked.items() for word in pair)])
 
 
 def _only_stage(config: Config) -> Config:
