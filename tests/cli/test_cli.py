@@ -318,6 +318,17 @@ def test_a_recipe_from_data_to_a_merged_model(cli, tmp_path):
 # ---- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 
+def test_ctrl_c_is_answered(cli, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    (command,) = (found for found in main.app.registered_commands if found.name == "version")
+    monkeypatch.setattr(command, "callback", interrupted)
+    code, _, err = cli("version")
+    assert code == 130
+    assert err.strip() == "boxtune: interrupted"
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(cli, tmp_path):
     """As a terminal does it: every process of the group gets the signal, the one that decodes images too."""
     data = write_coco(tmp_path / "c", 4)

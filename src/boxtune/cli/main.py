@@ -86,6 +86,8 @@ def run() -> None:
             raise
         _end(*_explained(error))
     else:
+        if code == 130:  # what typer makes of Ctrl-C, without a word
+            _end("interrupted", code)
         sys.exit(code if isinstance(code, int) else 0)
 
 

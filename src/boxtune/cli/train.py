@@ -36,6 +36,7 @@ def command(
     """
     from rich.console import Console
 
+    from boxtune.config.checks import check_config
     from boxtune.config.load import load_config
     from boxtune.console import say
     from boxtune.evaluation.summary import print_metrics
@@ -54,13 +55,14 @@ def command(
     if resume and config is None:
         config = _config_of_run(output_dir)
     settings = load_config(config, [*named, *(overrides or [])])
+    check_config(settings)  # what contradicts itself is said before torch is there, which takes seconds
 
     from boxtune.processes import is_first
     from boxtune.training.recipes import train
 
     result = train(settings, resume=resume)
     if result.stopped_by is not None:
-        return 128 + result.stopped_by
+        raise SystemExit(128 + result.stopped_by)  # it has said how to go on
     console = Console(quiet=not is_first())
     if result.metrics is not None:
         print_metrics(result.metrics, f"{settings.data.val_split} split", console)
