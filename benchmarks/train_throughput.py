@@ -166,6 +166,14 @@ def with_cache(stretch: Stretch, *overrides: str) -> Callable[[Setting], Measure
     return measure
 
 
+def after_an_epoch(setting: Setting, steps_per_epoch: int) -> tuple[int, int]:
+    return steps_per_epoch + setting.warmup, setting.steps
+
+
+def three_epochs(setting: Setting, steps_per_epoch: int) -> tuple[int, int]:
+    return 0, 3 * steps_per_epoch
+
+
 def with_trl(setting: Setting, batch_size: int, *, checkpointing: bool, kernel: bool) -> Measured:
     """TRL's SFTTrainer as its documentation sets it up for vision-language models: its collator, its loss."""
     import datasets
@@ -231,8 +239,6 @@ def rows_of(full: bool) -> list[Row]:
         return lambda s: with_boxtune(s, "collator.batching=packed", f"collator.token_budget={s.budget}", chosen, *rest,
                                       **options)  # fmt: skip
 
-    after_an_epoch: Stretch = lambda s, steps_per_epoch: (steps_per_epoch + s.warmup, s.steps)  # noqa: E731
-    three_epochs: Stretch = lambda s, steps_per_epoch: (0, 3 * steps_per_epoch)  # noqa: E731
     saving, fast = "trainer.gradient_checkpointing=true", "trainer.gradient_checkpointing=false"
     as_trainers = {"input_gradients": not full}
     return [
@@ -317,12 +323,8 @@ def measure(row: Row, setting: Setting) -> Measured | None:
     scaled = replace(setting, steps=max(2, round(setting.steps * row.steps)))
     try:
         found = row.measure(scaled)
-        rate, peak, waiting = (
-            found.tokens / found.seconds,
-            found.peak_bytes / 2**30,
-            found.waited_seconds / found.seconds,
-        )
-        print(f"  {rate:.0f} tok/s, {peak:.1f} GiB, {waiting:.1%} waiting", flush=True)
+        rate, waiting = found.tokens / found.seconds, found.waited_seconds / found.seconds
+        print(f"  {rate:.0f} tok/s, {found.peak_bytes / 2**30:.1f} GiB, {waiting:.1%} waiting", flush=True)
         return found
     except Exception as error:  # the next row may well work
         traceback.print_exc()
@@ -351,9 +353,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--train", choices=("lora", "full"), default="lora")
     add_step_arguments(parser, steps=12)
     parser.add_argument("--repeats", type=int, default=1, help="turns that the rows take")
-    parser.add_argument(
-        "--image-tokens", type=fewest_and_most, default="256,1280", help="of a picture: fewest and most"
-    )
+    parser.add_argument("--image-tokens", type=fewest_and_most, default="256,1280", help="fewest and most a picture")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and small pictures, a few steps")
     return parser.parse_args()

@@ -6,7 +6,7 @@ import difflib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -190,7 +190,7 @@ def _takes_null(key: str) -> bool:
     for part in key.split("."):
         field = getattr(kind, "model_fields", {}).get(part)
         kind = None if field is None else field.annotation
-    return type(None) in get_args(kind)
+    return type(None) in typing.get_args(kind)
 
 
 def _known_prefix(parts: list[str]) -> str:

@@ -86,11 +86,8 @@ class HostCopies:
         room = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in tensors.items() if not t.is_cuda}
         wanted = [tensors[name] for name in on_gpu]
         num_bytes = sum(map(_room_of, wanted))
-        if num_bytes:
-            room |= zip(on_gpu, side_by_side(self._lock(num_bytes, wanted[0].device), wanted), strict=True)
-        else:
-            room |= {name: torch.empty(tensors[name].shape, dtype=tensors[name].dtype) for name in on_gpu}
-        return room
+        memory = self._lock(num_bytes, wanted[0].device) if num_bytes else torch.empty(0, dtype=torch.uint8)
+        return room | dict(zip(on_gpu, side_by_side(memory, wanted), strict=True))
 
     def _lock(self, num_bytes: int, device: torch.device) -> torch.Tensor:
         """Memory that a GPU can write to by itself; where the system locks none, any other, which it writes to slowly.

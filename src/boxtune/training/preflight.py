@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -150,8 +149,7 @@ def describe(
 ) -> None:
     """Say what will be trained on what."""
     names = ", ".join(data.train.labels[:8]) + (" …" if len(data.train.labels) > 8 else "")
-    most = config.evaluation.max_images or sys.maxsize
-    held = "none" if data.val is None else str(min(most, len(data.val)))
+    held = "none" if data.val is None else str(len(range(len(data.val))[: config.evaluation.max_images]))
     part = "held out of train" if config.watch_split == "train" else "of these"
     watched = "" if data.watched is None else f", {len(data.watched)} {part} to watch"
     settings = config.trainer

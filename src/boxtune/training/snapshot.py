@@ -38,7 +38,7 @@ class Snapshot:
         for index, parameter in enumerate(self.parameters):
             values[index, None] = local(parameter).detach()
             for name, value in optimizer.state.get(parameter, {}).items():
-                values[index, name] = local(value) if isinstance(value, torch.Tensor) else value
+                values[index, name] = local(value)
         self.step = None  # for as long as some are of one step and some of another
         self._copies.take(values)
         self.step = step
