@@ -1,7 +1,7 @@
 """Images a second of `boxtune serve` under many clients, beside the same pictures asked one by one without a server.
 
     python benchmarks/serve_load.py --output-dir runs/serve                       # embedded, two CPU cores
-    python benchmarks/serve_load.py --clients 64 --batch-size 64 --rounds 8 --output-dir runs/serve-gpu   # one GPU
+    python benchmarks/serve_load.py --clients 64 --batch-size 64 --rounds 6 --output-dir runs/serve-gpu   # one GPU
     python benchmarks/serve_load.py --tiny --output-dir runs/try                  # seconds, on a CPU
 
 The server is a process of its own, reached over loopback; the clients are threads of this one, each with its own
